@@ -1,0 +1,3 @@
+_base_ = "detection.py"
+default_scope = "mmseg"
+visualizer = dict(type="SegLocalVisualizer")

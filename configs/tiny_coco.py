@@ -1,0 +1,8 @@
+# The demo's model on a small folder in the COCO layout: $HYBRID_DENSE_DATA/tiny_coco, data/tiny_coco, or any other by
+#   --cfg-options data_root=DIR
+_base_ = [
+    "_base_/models/mask_rcnn_nano.py",
+    "_base_/datasets/coco_instance.py",
+    "_base_/schedules/adamw_cosine_short.py",
+    "_base_/runtime/detection.py",
+]

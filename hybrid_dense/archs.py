@@ -1,0 +1,92 @@
+"""The sizes: two tables, one parser, no torch. ``rx50_vit_s`` is row ``rx50`` of the CNNs beside row ``s`` of the ViTs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+NUM_STAGES = 4
+CNN_STRIDES = (4, 8, 16, 32)
+"""Strides of the four feature maps C2..C5 that every backbone emits."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What one feature map looks like: (b, ``channels``, ⌈H/``stride``⌉, ⌈W/``stride``⌉)."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class CNNArch:
+    """One ResNet / ResNeXt of bottleneck blocks (He et al. 2016; Xie et al. 2017, table 1).
+
+    ``width`` is the channel count that stage 1 starts from; stage i has ``4 · width · 2^i`` output channels, and its 3×3
+    convolution has ``groups`` groups of ``group_width · width / 64 · 2^i`` channels (torchvision's ``width_per_group``).
+    """
+
+    blocks: tuple[int, int, int, int]
+    width: int = 64
+    groups: int = 1
+    group_width: int = 64
+
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """C2..C5."""
+        return tuple(FeatureSpec(4 * self.width * 2**stage, stride) for stage, stride in enumerate(CNN_STRIDES))
+
+
+@dataclass(frozen=True)
+class ViTArch:
+    """One plain Vision Transformer (Dosovitskiy et al. 2021, table 1; DeiT for the small rows)."""
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    patch: int = 16
+
+    @property
+    def features(self) -> FeatureSpec:
+        """The token grid."""
+        return FeatureSpec(self.dim, self.patch)
+
+
+CNN_ARCHS = {
+    "rxnano": CNNArch(blocks=(1, 1, 1, 1), width=16, groups=8, group_width=16),
+    "rx26": CNNArch(blocks=(2, 2, 2, 2), groups=32, group_width=4),
+    "r50": CNNArch(blocks=(3, 4, 6, 3)),
+    "rx50": CNNArch(blocks=(3, 4, 6, 3), groups=32, group_width=4),
+    "rx101": CNNArch(blocks=(3, 4, 23, 3), groups=32, group_width=4),
+    "rx152": CNNArch(blocks=(3, 8, 36, 3), groups=32, group_width=4),
+}
+
+VIT_ARCHS = {
+    "pico": ViTArch(dim=96, depth=4, heads=3),
+    "ti": ViTArch(dim=192, depth=12, heads=3),
+    "s": ViTArch(dim=384, depth=12, heads=6),
+    "b": ViTArch(dim=768, depth=12, heads=12),
+    "l": ViTArch(dim=1024, depth=24, heads=16),
+}
+
+
+def list_variants() -> list[str]:
+    """Every name that ``variant=`` takes, smallest CNN first."""
+    return [f"{cnn}_vit_{vit}" for cnn in CNN_ARCHS for vit in VIT_ARCHS]
+
+
+def parse_variant(variant: str) -> tuple[CNNArch, ViTArch]:
+    """``"rx50_vit_s"`` to its two rows.
+
+    Raises:
+        ValueError: the name is not ``<cnn>_vit_<vit>`` with a row of each table; the message names the nearest variant.
+    """
+    cnn, _, vit = str(variant).partition("_vit_")
+    if cnn in CNN_ARCHS and vit in VIT_ARCHS:
+        return CNN_ARCHS[cnn], VIT_ARCHS[vit]
+    near = get_close_matches(str(variant), list_variants(), n=1, cutoff=0.0)[0]
+    raise ValueError(
+        f"unknown variant {variant!r}, did you mean {near!r}? A variant is <cnn>_vit_<vit> with cnn one of "
+        f"{', '.join(CNN_ARCHS)} and vit one of {', '.join(VIT_ARCHS)}"
+    )

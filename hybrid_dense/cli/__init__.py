@@ -1,0 +1,61 @@
+"""The `hybrid-dense` command: one file a command, loaded when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from hybrid_dense.version import __version__
+
+COMMANDS = {
+    "train": "train a config, on CPU or GPU, alone or under a launcher",
+    "test": "evaluate a checkpoint: COCO mAP, mIoU, whatever the config's evaluator says",
+    "demo": "train, evaluate and draw on embedded scenes, in minutes on a CPU",
+    "predict": "run a trained model over images: pictures and a COCO-format JSON",
+    "describe": "parameters, GFLOPs and feature shapes of a backbone or of a config's model",
+    "doctor": "check the installation and name the command that mends it",
+}
+
+
+class CommandError(Exception):
+    """Something the user can mend; printed as one line, without a traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 done and found wanting, 2 wrong use or input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="hybrid-dense",
+        description="ResNeXt-ViT hybrids for detection and segmentation with MMDetection and MMSegmentation.",
+        epilog="`hybrid-dense COMMAND --help` explains a command. Begin with `hybrid-dense demo`.",
+    )
+    parser.add_argument("--version", action="version", version=f"hybrid-dense {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == called:
+            module = importlib.import_module(f"hybrid_dense.cli.{name}")
+            command.description = module.__doc__
+            module.build_parser(command)
+    args = parser.parse_args(arguments)
+    return run(module.run, args)
+
+
+def run(command, args: argparse.Namespace) -> int:
+    """Call a command and turn what a user can mend into one line (HYBRID_DENSE_TRACEBACK=1 shows where it came from)."""
+    try:
+        return command(args)
+    except (CommandError, ValueError, OSError) as error:
+        if os.environ.get("HYBRID_DENSE_TRACEBACK"):
+            raise
+        print(f"hybrid-dense: error: {error}", file=sys.stderr)
+        return 2
+
+
+def main_of(name: str) -> int:
+    """The body of a `tools/<name>.py` shim: ``tools/train.py …`` is ``hybrid-dense train …``."""
+    return main([name, *sys.argv[1:]])

@@ -1,0 +1,108 @@
+"""What `train`, `test`, `demo` and `describe` share: read a config, know its host, stand under a launcher, build a runner."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+import hybrid_dense
+from hybrid_dense.cli import CommandError
+from hybrid_dense.cli.options import merge_options, redirect_data_root
+from hybrid_dense.data.check import check_data
+from hybrid_dense.data.scenes import scenes_root
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, config: bool = True) -> None:
+    if config:
+        parser.add_argument("config", type=Path, help="config file (.py, .json, .yaml)")
+    parser.add_argument("--work-dir", type=Path, help="where logs and checkpoints go (default: work_dirs/<config name>)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="change the config: model.backbone.variant=rx26_vit_ti train_dataloader.batch_size=4; an unknown key is an "
+        "error, +key=value adds one. data_root=DIR moves every data set to another folder of the same layout",
+    )
+    parser.add_argument(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        help="bfloat16 wherever the hardware computes it (default: as the config says)",
+    )
+    parser.add_argument(
+        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="set by tools/dist_*.sh and slurm_*.sh"
+    )
+    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's changes, its host registered, its data checked and its work folder set."""
+    hybrid_dense.register_all_modules()
+    cfg = read_config(args.config)
+    register_host(cfg)
+    merge_options(cfg, args.cfg_options)
+    if "scenes" in cfg:
+        redirect_data_root(cfg, f"{scenes_root(**cfg.scenes)}/")
+    if args.work_dir is not None:
+        cfg.work_dir = str(args.work_dir)
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / args.config.stem)
+    if args.amp is not None:
+        hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] != "AutocastHook"]
+        cfg.custom_hooks = hooks + ([dict(type="AutocastHook")] if args.amp else [])
+    return cfg
+
+
+def read_config(path: Path) -> Config:
+    """Read a config file; a wrong path names the nearest files there are."""
+    if not path.is_file():
+        known = [str(file) for file in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        near = get_close_matches(str(path), known, n=3, cutoff=0.4)
+        raise CommandError(f"no config file {path}" + (f"; near it: {', '.join(near)}" if near else ""))
+    return Config.fromfile(path)
+
+
+def register_host(cfg: Config) -> None:
+    """Register the modules of the host that the config is written for: mmdet or mmseg."""
+    scope = cfg.get("default_scope")
+    if scope not in ("mmdet", "mmseg"):
+        raise CommandError(f"default_scope is {scope!r} in {cfg.filename}; set it to 'mmdet' or 'mmseg'")
+    try:
+        host = importlib.import_module(f"{scope}.utils")
+    except ImportError as error:
+        raise CommandError(f"{scope} cannot be imported ({error}); `hybrid-dense doctor` names the mend") from error
+    host.register_all_modules(init_default_scope=True)
+
+
+def join_processes(cfg: Config, launcher: str) -> None:
+    """Stand under the launcher. Without a GPU the processes talk over gloo, which mmengine does not set up itself."""
+    if launcher == "slurm":
+        read_slurm_environment()
+    cfg.launcher = "none" if launcher == "none" else "pytorch"
+    if launcher != "none" and not torch.cuda.is_available():
+        torch.distributed.init_process_group("gloo")
+        cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel"))
+        cfg.model_wrapper_cfg.device_ids = None
+
+
+def read_slurm_environment() -> None:
+    """Tell torch what Slurm knows; MASTER_ADDR and MASTER_PORT are exported by tools/slurm_*.sh."""
+    names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    missing = [name for name in (*names.values(), "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise CommandError(f"--launcher slurm needs {', '.join(missing)}; start it through tools/slurm_train.sh")
+    os.environ.update({name: os.environ[source] for name, source in names.items()})
+
+
+def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
+    """Check the data of these splits, join the other processes and build mmengine's runner."""
+    check_data(cfg, splits)
+    return Runner.from_cfg(cfg)

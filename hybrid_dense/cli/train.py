@@ -1,0 +1,52 @@
+"""Train a config of mmdet or mmseg.
+
+  hybrid-dense train configs/demo.py
+  hybrid-dense train configs/tiny_coco.py --cfg-options data_root=my_coco/ train_dataloader.batch_size=4
+  tools/dist_train.sh configs/mask_rcnn_rx50_vit.py 8        8 GPUs (or 2 CPU processes: … 2)
+  hybrid-dense train configs/demo.py --resume                go on from the last checkpoint of the work folder
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def build_parser(parser: argparse.ArgumentParser) -> None:
+    from hybrid_dense.cli.session import add_config_arguments
+
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from this checkpoint; without a path (or with 'auto') from the last one of the work folder",
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the real batch over the config's auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument("--seed", type=int, help="seed of every random number generator")
+
+
+def run(args: argparse.Namespace) -> int:
+    from hybrid_dense.cli import CommandError
+    from hybrid_dense.cli.session import build_runner, join_processes, load_config
+    from hybrid_dense.engine.checkpoint import read_checkpoint
+
+    cfg = load_config(args)
+    if args.resume is not None:
+        cfg.resume, cfg.load_from = True, None
+        if args.resume != "auto":
+            read_checkpoint(args.resume)  # missing, broken or unsafe files end here, before mmengine opens them
+            cfg.load_from = args.resume
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise CommandError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in {args.config}")
+        cfg.auto_scale_lr.enable = True
+    if args.seed is not None:
+        cfg.randomness = dict(cfg.get("randomness", {}), seed=args.seed)
+    join_processes(cfg, args.launcher)
+    build_runner(cfg, ("train", "val")).train()
+    return 0

@@ -1,0 +1,1 @@
+"""What surrounds a training run: precision, progress, safe checkpoints."""

@@ -1,0 +1,329 @@
+"""A trained model as a function: images in, `Prediction`s out.
+
+>>> predictor = Predictor("configs/mask_rcnn_rx50_vit.py", "work_dirs/run/epoch_12.pth")
+>>> predictor("street.jpg").draw("out.png")
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hybrid_dense.engine.checkpoint import count_classes, load_weights, read_checkpoint
+from hybrid_dense.prediction import Prediction
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+AMP_TYPES = {"bfloat16": torch.bfloat16}
+
+
+class SkippedImageWarning(UserWarning):
+    """An image of a list or folder that could not be read and was left out."""
+
+
+class UnreadableImageError(ValueError):
+    """The file is no image, or a damaged one."""
+
+
+class Image(NamedTuple):
+    """An image as the hosts hold it: BGR (h, w, 3) or gray (h, w), and its file if it has one."""
+
+    pixels: np.ndarray
+    path: str | None
+
+
+class Predictor:
+    """An mmdet detector or an mmseg segmentor, ready to run; which of the two, its outputs say.
+
+    The data set of the config need not exist: its test pipeline is used, nothing else of it.
+
+    Args:
+        config: path of a config file, an mmengine `Config` or a dict.
+        weights: checkpoint file, opened without running code from it. None initialises the model as the config says,
+            which may fetch pretrained weights; with a file nothing is fetched.
+        device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
+        score_threshold: leave out detections that score less.
+        amp: "bfloat16" runs backbone, neck and heads in bf16; None computes in float32.
+        batch_size: images that go through the model at once. Only consecutive images of one size share a batch,
+            so that results do not depend on their neighbours.
+
+    Attributes:
+        class_names: those of the config's `test_dataloader.dataset.metainfo`, of the checkpoint or of the data set's
+            class: the first that are as many as the model's classes.
+
+    Raises:
+        FileNotFoundError, ValueError: one line on what is wrong with the config, the weights or the device.
+    """
+
+    def __init__(
+        self,
+        config,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        score_threshold: float = 0.0,
+        amp: str | None = None,
+        batch_size: int = 1,
+    ):
+        if amp is not None and amp not in AMP_TYPES:
+            raise ValueError(f"amp {amp!r} is unknown; choose one of {', '.join(AMP_TYPES)} or None")
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is not a positive number of images")
+        device = _choose_device(device)
+        config = _read_config(config)
+        checkpoint = None if weights is None else read_checkpoint(weights)
+
+        self.score_threshold = score_threshold
+        self.batch_size = batch_size
+        self._read_file, self._prepare = _build_pipeline(config)
+        self.model = _build_model(config)
+        if checkpoint is None:
+            self.model.init_weights()
+        else:
+            load_weights(self.model, checkpoint)
+        trained_on = () if checkpoint is None else checkpoint.class_names
+        self.class_names = _find_class_names(config, trained_on, count_classes(self.model))
+        self.model.to(device).eval()
+        if amp is not None:
+            from hybrid_dense.engine.precision import autocast_modules
+
+            autocast_modules(self.model, AMP_TYPES[amp])
+
+    def __call__(self, image) -> Prediction | list[Prediction]:
+        """Predict one image, or a list or folder of them.
+
+        Args:
+            image: a file, a folder (its images in sorted order, not those of its subfolders), a PIL image, a uint8 array
+                in RGB order (h, w, 3), gray (h, w) or with alpha (h, w, 4), which is dropped, or a list of these.
+
+        Returns:
+            A `Prediction` for one image; a list of them for a list or folder, where an unreadable file is left out with
+            a `SkippedImageWarning` (each prediction's `path` names its file).
+
+        Raises:
+            FileNotFoundError, ValueError: the one image is missing or unreadable, or an array has the wrong type.
+        """
+        if _is_one_image(image):
+            return self._predict([self._read(image)])[0]
+        return list(self.stream(image))
+
+    def stream(self, images) -> Iterator[Prediction]:
+        """Predict a list, folder or iterable one after the other, holding only a batch in memory."""
+        batch = []
+        for item in list_images(images):
+            try:
+                image = self._read(item)
+            except (FileNotFoundError, UnreadableImageError) as error:
+                warnings.warn(f"skipped: {error}", SkippedImageWarning, stacklevel=2)
+                continue
+            if batch and image.pixels.shape != batch[0].pixels.shape:
+                yield from self._predict(batch)
+                batch = []
+            batch.append(image)
+            if len(batch) == self.batch_size:
+                yield from self._predict(batch)
+                batch = []
+        if batch:
+            yield from self._predict(batch)
+
+    def _read(self, image) -> Image:
+        if not isinstance(image, (str, Path)):
+            return Image(_to_bgr(_to_array(image)), None)
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"no such image: {image}")
+        try:
+            pixels = self._read_file({"img_path": str(image)})["img"]
+        except Exception as error:  # each decoder has its own ways to fail
+            raise UnreadableImageError(f"{image} is not an image that can be read ({type(error).__name__})") from None
+        return Image(pixels, str(image))
+
+    def _predict(self, images: list[Image]) -> list[Prediction]:
+        """One pass through the model, for images of one size."""
+        from mmengine.dataset import pseudo_collate
+
+        # img_id, because some configs ask for it in their meta keys.
+        samples = [self._prepare({"img": image.pixels, "img_id": 0}) for image in images]
+        with torch.inference_mode():
+            outputs = self.model.test_step(pseudo_collate(samples))
+            return [self._to_prediction(image, output) for image, output in zip(images, outputs, strict=True)]
+
+    def _to_prediction(self, image: Image, output) -> Prediction:
+        """An mmdet or mmseg data sample as a `Prediction`."""
+        found = {"image": _to_rgb(image), "class_names": self.class_names, "path": image.path}
+        if "pred_instances" in output:
+            instances = output.pred_instances
+            instances = instances[instances.scores >= self.score_threshold]
+            # Detectors with box types of their own wrap the tensor.
+            boxes = getattr(instances.bboxes, "tensor", instances.bboxes)
+            found.update(boxes=_to_numpy(boxes), scores=_to_numpy(instances.scores), labels=_to_numpy(instances.labels))
+            if "masks" in instances:
+                found["masks"] = _to_numpy(instances.masks).astype(bool)
+        elif "pred_sem_seg" in output:
+            found["label_map"] = _to_numpy(output.pred_sem_seg.data)[0].astype(np.int64)
+        else:
+            kinds = ", ".join(output.keys()) or "nothing"
+            raise ValueError(f"the model predicts neither instances nor a semantic map, but {kinds}")
+        return Prediction(**found)
+
+
+def list_images(images) -> Iterable:
+    """The single images of a list, folder or iterable; folders stand for the image files in them, in sorted order.
+
+    Raises:
+        ValueError: a folder without images.
+    """
+    if _is_one_image(images):
+        return [images]
+    if isinstance(images, (str, Path)):
+        files = sorted(file for file in Path(images).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise ValueError(f"no images in folder {images} (looked for {' '.join(IMAGE_SUFFIXES)})")
+        return files
+    return (image for item in images for image in list_images(item))
+
+
+def _is_one_image(image) -> bool:
+    if isinstance(image, (str, Path)):
+        return not Path(image).is_dir()
+    return isinstance(image, np.ndarray) or not isinstance(image, Iterable)
+
+
+def _to_array(image) -> np.ndarray:
+    """A PIL image or an array as an array, with the pixels upright."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    if isinstance(image, np.ndarray):
+        return image
+    if not isinstance(image, PIL.Image.Image):
+        raise TypeError(f"an image is a path, a uint8 RGB array or a PIL image, not {type(image).__name__}")
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"PIL image of mode {image.mode} has more than 8 bits a channel; convert it to RGB first")
+    # The hosts' file loader turns photographs upright as well.
+    return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _to_bgr(image: np.ndarray) -> np.ndarray:
+    """RGB (h, w, 3), gray (h, w) or RGBA (h, w, 4) to BGR (h, w, 3), the order in which the hosts' pipelines begin."""
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(f"an image array is uint8 RGB of shape (h, w, 3), got {image.dtype} {image.shape}")
+    if channels == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+def _to_rgb(image: Image) -> np.ndarray:
+    pixels = image.pixels
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{image.path} has {pixels.dtype} pixels; only images of 8 bits a channel can be predicted")
+    return _to_bgr(pixels)  # the exchange of channels is its own inverse
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is unknown; write cpu, cuda, cuda:1 or auto") from None
+    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
+        raise ValueError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} usable GPUs")
+    return chosen
+
+
+def _read_config(config):
+    """A path, `Config` or dict as a `Config` of its own, with the modules it asks for imported."""
+    from mmengine.config import Config
+    from mmengine.utils import import_modules_from_strings
+
+    if isinstance(config, (str, Path)):
+        if not Path(config).is_file():
+            raise FileNotFoundError(f"no such config: {config}")
+        return Config.fromfile(config)
+    config = Config(deepcopy(config)) if isinstance(config, dict) else deepcopy(config)
+    if "custom_imports" in config:
+        import_modules_from_strings(**config.custom_imports)
+    return config
+
+
+def _scope(config):
+    """The host's registries, for as long as something is built and without a trace afterwards."""
+    from mmengine.registry import DefaultScope
+
+    return DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet")
+
+
+def _build_model(config) -> nn.Module:
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS
+
+    with _scope(config):
+        # Synchronised batch norm needs a process group even where it has nothing to synchronise.
+        return revert_sync_batchnorm(MODELS.build(config.model))
+
+
+def _build_pipeline(config):
+    """The config's test pipeline in two: one that reads a file, one that prepares the pixels for the model.
+
+    Returns:
+        Two callables from dict to dict: `img_path` to `img`, and `img` to `inputs` and `data_samples`.
+    """
+    from mmcv.transforms import Compose, LoadAnnotations, LoadImageFromFile
+    from mmengine.registry import TRANSFORMS
+
+    steps = _dataset_config(config).get("pipeline")
+    reader, prepare = None, []
+    with _scope(config):
+        for step in steps:
+            built = TRANSFORMS.build(step)
+            if isinstance(built, LoadImageFromFile):
+                reader = built
+                prepare.append(TRANSFORMS.build({"type": "LoadImageFromNDArray", "to_float32": built.to_float32}))
+            elif not isinstance(built, LoadAnnotations):
+                prepare.append(built)
+    if reader is None:
+        raise ValueError("the config's test pipeline has no LoadImageFromFile, so nothing says how to read an image")
+    # Pixels go to float in the second part; and images come from this machine, wherever the data set is.
+    reader.to_float32, reader.backend_args, reader.file_client_args = False, None, None
+    return reader.transform, Compose(prepare)
+
+
+def _dataset_config(config) -> dict:
+    """The innermost test data set of a config: the one that has the pipeline."""
+    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
+    while "pipeline" not in dataset:
+        dataset = dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None)
+        if not dataset:
+            raise ValueError("the config has no test_dataloader.dataset.pipeline, so nothing says how to read an image")
+    return dataset
+
+
+def _find_class_names(config, trained_on: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """The first list of names that has as many as the model has classes; numbers where none has."""
+    from mmengine.fileio import list_from_file
+    from mmengine.registry import DATASETS
+
+    dataset = _dataset_config(config)
+    stated = (dataset.get("metainfo") or {}).get("classes", ())
+    if isinstance(stated, str):  # a file with one name a line, as mmengine's data sets take it
+        stated = list_from_file(stated)
+    dataset_class = dataset.get("type")
+    if isinstance(dataset_class, str):
+        with _scope(config), DATASETS.switch_scope_and_registry(None) as registry, suppress(RuntimeError):
+            dataset_class = registry.get(dataset_class)
+    stock = getattr(dataset_class, "METAINFO", {}).get("classes", ())
+    for names in (stated, trained_on, stock):
+        if names and count in (None, len(names)):
+            return tuple(names)
+    return tuple(f"class {index}" for index in range(count or 0))

@@ -1,0 +1,1 @@
+"""Building blocks that every trunk shares; they import torch and nothing else."""

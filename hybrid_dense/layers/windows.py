@@ -1,0 +1,66 @@
+"""Cut a token grid into windows for local attention and put it together again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a grid of ``height`` × ``width`` tokens is cut: ``rows`` × ``columns`` windows of ``window`` (h, w) tokens.
+
+    Windows follow the grid: the fewest that are at most ``largest`` tokens wide, all of one size. A 32-token side becomes
+    3 windows of 11 (one padded token), where windows of 14 would pad it to 42.
+    """
+
+    height: int
+    width: int
+    window: tuple[int, int]
+    rows: int
+    columns: int
+
+    @classmethod
+    def fit(cls, height: int, width: int, largest: int) -> WindowPlan:
+        rows, window_h = _even_split(height, largest)
+        columns, window_w = _even_split(width, largest)
+        return cls(height, width, (window_h, window_w), rows, columns)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows and columns of tokens that the grid lacks to fill every window."""
+        return self.rows * self.window[0] - self.height, self.columns * self.window[1] - self.width
+
+    def split(self, grid: Tensor) -> Tensor:
+        """(b, h, w, d) to (b · windows, window tokens, d); missing tokens are zero."""
+        (pad_h, pad_w), (window_h, window_w) = self.padding, self.window
+        if pad_h or pad_w:
+            grid = F.pad(grid, (0, 0, 0, pad_w, 0, pad_h))
+        batch, channels = grid.shape[0], grid.shape[-1]
+        grid = grid.reshape(batch, self.rows, window_h, self.columns, window_w, channels)
+        return grid.transpose(2, 3).reshape(batch * self.rows * self.columns, window_h * window_w, channels)
+
+    def merge(self, windows: Tensor) -> Tensor:
+        """The inverse of ``split``: (b · windows, window tokens, d) to (b, h, w, d)."""
+        window_h, window_w = self.window
+        channels = windows.shape[-1]
+        grid = windows.reshape(-1, self.rows, self.columns, window_h, window_w, channels).transpose(2, 3)
+        grid = grid.reshape(-1, self.rows * window_h, self.columns * window_w, channels)
+        return grid[:, : self.height, : self.width]
+
+    def mask(self, batch: int, device: torch.device) -> Tensor | None:
+        """Which keys are real tokens, (b · windows, 1, 1, window tokens) bool, or None where no window is padded."""
+        if self.padding == (0, 0):
+            return None
+        real = torch.ones(1, self.height, self.width, 1, dtype=torch.bool, device=device)
+        return self.split(real).repeat(batch, 1, 1).transpose(1, 2).unsqueeze(1)
+
+
+def _even_split(length: int, largest: int) -> tuple[int, int]:
+    """(windows, tokens a window) that cover ``length`` with the least padding; no window is wholly padding."""
+    size = math.ceil(length / math.ceil(length / largest))
+    return math.ceil(length / size), size

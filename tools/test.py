@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""`python tools/test.py …` is `hybrid-dense test …`; torchrun and Slurm start this file."""
+
+import sys
+
+from hybrid_dense.cli import main_of
+
+if __name__ == "__main__":
+    sys.exit(main_of("test"))
