@@ -70,7 +70,7 @@ def _skips_printed_by(progress):
 
         def show_above(message, category, *place):
             if issubclass(category, SkippedImageWarning):
-                progress.console.print(str(message), markup=False)
+                progress.console.print(str(message), markup=False, soft_wrap=True)
             else:
                 show(message, category, *place)
 

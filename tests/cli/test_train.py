@@ -1,0 +1,113 @@
+"""Training and testing as a user runs them: one process, two processes, resumed, and wrong in every common way."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).parents[2]
+DEMO = PROJECT / "configs/demo.py"
+SMALL = (
+    "scenes.train=8",
+    "scenes.val=4",
+    "scenes.size=96",
+    "train_dataloader.batch_size=2",
+    "train_dataloader.num_workers=0",
+    "train_dataloader.persistent_workers=False",
+    "val_dataloader.num_workers=0",
+    "val_dataloader.persistent_workers=False",
+    "test_dataloader.num_workers=0",
+    "test_dataloader.persistent_workers=False",
+    "train_cfg.val_interval=100",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory):
+    """The demo's model after one epoch of four steps."""
+    work_dir = tmp_path_factory.mktemp("trained")
+    done = command("train", DEMO, "--work-dir", work_dir, "--cfg-options", *SMALL, "train_cfg.max_epochs=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return work_dir
+
+
+def test_resume_goes_on_at_the_right_step(command, trained):
+    saved = torch.load(trained / "epoch_1.pth", weights_only=False)["meta"]
+    assert (saved["epoch"], saved["iter"]) == (1, 4)
+    options = ["--cfg-options", *SMALL, "train_cfg.max_epochs=2", "default_hooks.logger.interval=1"]
+    done = command("train", DEMO, "--work-dir", trained, "--resume", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = re.findall(r"Epoch\(train\)\s+\[(\d+)\]\[(\d+)/4\]", done.stdout + done.stderr)
+    assert steps == [("2", str(step)) for step in (1, 2, 3, 4)]
+    assert torch.load(trained / "epoch_2.pth", weights_only=False)["meta"]["iter"] == 8
+
+
+def test_tools_test_prints_the_coco_table_and_writes_metrics(command, trained):
+    checkpoint = sorted(trained.glob("epoch_*.pth"))[0]
+    done = command("tools/test.py", DEMO, checkpoint, "--work-dir", trained / "test", "--cfg-options", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in done.stdout
+    metrics = json.loads((trained / "test/metrics.json").read_text())
+    assert {"coco/bbox_mAP", "coco/bbox_mAP_50", "coco/segm_mAP"} <= set(metrics)
+
+
+def test_two_processes_train_over_gloo_and_keep_one_model(command, tmp_path):
+    options = ["--work-dir", tmp_path, "--cfg-options", *SMALL, "train_cfg.max_epochs=1", "default_hooks.logger.interval=1"]
+    done = command("tools/dist_train.sh", DEMO, 2, *options, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 CPU processes over gloo" in done.stderr
+    # Eight images, two processes of two images: two steps.
+    assert re.findall(r"Epoch\(train\)\s+\[1\]\[(\d)/2\]", done.stdout + done.stderr) == ["1", "2"]
+    assert torch.load(tmp_path / "epoch_1.pth", weights_only=False)["meta"]["iter"] == 2
+
+
+def test_a_semantic_config_trains_and_tests_with_the_same_tools(command, tmp_path):
+    config = PROJECT / "configs/demo_semantic.py"
+    done = command("train", config, "--work-dir", tmp_path, "--cfg-options", *SMALL, "train_cfg.max_epochs=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = command("test", config, tmp_path / "epoch_1.pth", "--work-dir", tmp_path, "--cfg-options", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["mIoU"] <= 100
+
+
+CLASSES_BUT_ONE_MISSPELT = "['disk','square','triangel','star','ring','cross']"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([PROJECT / "configs/demoo.py"], r"no config file .*demoo\.py; near it: .*demo\.py"),
+        ([DEMO, "--cfg-options", *SMALL, "model.backbone.variant=rx50_vit_x"], "unknown variant 'rx50_vit_x', did you mean 'rx50"),
+        ([DEMO, "--cfg-options", *SMALL, "model.backbone.fusion.type=GateFusion"], "did you mean 'GatedFusion'"),
+        ([DEMO, "--cfg-options", *SMALL, "model.backbone.varient=rx50_vit_s"], r"nearest known is model\.backbone\.variant"),
+        ([DEMO, "--cfg-options", *SMALL, "model.neck.in_channels=[1,2,3,4]"], r"HybridFPN was built for .* C2: 64"),
+        ([DEMO, "--resume", "nowhere/epoch_9.pth"], r"no such checkpoint: nowhere/epoch_9\.pth"),
+        ([PROJECT / "configs/tiny_coco.py", "--cfg-options", "data_root=/nowhere"], "needs /nowhere/.*does not exist"),
+        ([DEMO, "--cfg-options", *SMALL, f"train_dataloader.dataset.metainfo.classes={CLASSES_BUT_ONE_MISSPELT}"],
+         "'triangel'.*did you mean 'triangle'"),
+        ([DEMO, "--cfg-options", *SMALL, "model.roi_head.bbox_head.num_classes=80"], "num_classes=80 .* 6 classes"),
+    ],
+    ids=lambda value: None if isinstance(value, list) else value.split()[0],
+)  # fmt: skip
+def test_what_a_user_can_mend_is_one_clear_line(command, arguments, message):
+    done = command("train", *arguments)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("hybrid-dense: error:")]
+    assert len(errors) == 1, done.stderr[-2000:]
+    assert re.search(message, errors[0])
+    assert "Traceback" not in done.stderr
+
+
+def test_more_processes_than_devices_names_the_form_that_works(command):
+    done = command("tools/dist_train.sh", PROJECT / "configs/mask_rcnn_rx50_vit.py", 640, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert re.fullmatch(r"dist_launch\.sh: 640 GPUs asked for, none found; .*tools/dist_train\.sh … \d+\n", done.stderr)
+
+
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"])
+def test_launchers_without_arguments_explain_themselves(command, script):
+    done = command(f"tools/{script}")
+    assert done.returncode == 2
+    assert re.match(rf"usage: .*{script} ", done.stderr)

@@ -1,0 +1,49 @@
+"""What tests share: real data if there is any, small scenes, and the commands as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets; tests that need it are skipped without."""
+    root = os.environ.get("HYBRID_DENSE_DATA")
+    if not root:
+        pytest.skip("HYBRID_DENSE_DATA is not set: no real data")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """A few small scenes in the COCO layout."""
+    from hybrid_dense.data.scenes import write_scenes
+
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", train=8, val=4, size=96, seed=0)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """Run `hybrid-dense …` or a script of tools/ in a process of its own, in an empty folder; returns what it did."""
+    folder = tmp_path_factory.mktemp("commands")
+
+    def call(*arguments, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
+        first = str(arguments[0])
+        script = [str(PROJECT / first)] if first.startswith("tools/") else [sys.executable, "-m", "hybrid_dense", first]
+        if first.endswith(".py"):
+            script.insert(0, sys.executable)
+        return subprocess.run(
+            [*script, *map(str, arguments[1:])],
+            cwd=folder,
+            env={**os.environ, "PYTHON": sys.executable, "HYBRID_DENSE_CACHE": str(folder / "cache"), **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return call
