@@ -2,7 +2,7 @@
 #   --cfg-options data_root=DIR
 _base_ = [
     "_base_/models/mask_rcnn_nano.py",
-    "_base_/datasets/coco_instance.py",
+    "_base_/datasets/tiny_coco_instance.py",
     "_base_/schedules/adamw_cosine_short.py",
     "_base_/runtime/detection.py",
 ]

@@ -84,7 +84,7 @@ class Predictor:
         self._read_file, self._prepare = _build_pipeline(config)
         self.model = _build_model(config)
         if checkpoint is None:
-            self.model.init_weights()
+            _initialise(self.model)
         else:
             load_weights(self.model, checkpoint)
         trained_on = () if checkpoint is None else checkpoint.class_names
@@ -99,8 +99,8 @@ class Predictor:
         """Predict one image, or a list or folder of them.
 
         Args:
-            image: a file, a folder (its images in sorted order, not those of its subfolders), a PIL image, a uint8 array
-                in RGB order (h, w, 3), gray (h, w) or with alpha (h, w, 4), which is dropped, or a list of these.
+            image: a file, a folder (its images in sorted order, not those of its subfolders), a PIL image, a uint8
+                array in RGB order (h, w, 3), gray (h, w) or with alpha (h, w, 4), which is dropped, or a list of these.
 
         Returns:
             A `Prediction` for one image; a list of them for a list or folder, where an unreadable file is left out with
@@ -139,8 +139,9 @@ class Predictor:
             raise FileNotFoundError(f"no such image: {image}")
         try:
             pixels = self._read_file({"img_path": str(image)})["img"]
-        except Exception as error:  # each decoder has its own ways to fail
-            raise UnreadableImageError(f"{image} is not an image that can be read ({type(error).__name__})") from None
+        except Exception as error:  # each decoder has its own ways to fail, and only the system's errors say more
+            reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+            raise UnreadableImageError(f"{image} is not an image that can be read{reason}") from None
         return Image(pixels, str(image))
 
     def _predict(self, images: list[Image]) -> list[Prediction]:
@@ -271,6 +272,19 @@ def _build_model(config) -> nn.Module:
     with _scope(config):
         # Synchronised batch norm needs a process group even where it has nothing to synchronise.
         return revert_sync_batchnorm(MODELS.build(config.model))
+
+
+def _initialise(model: nn.Module) -> None:
+    """The host's own initialisation, without its log line for each parameter."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def _build_pipeline(config):

@@ -1,4 +1,4 @@
-"""Predictor against the hosts' own inference, on tiny stock models, and everything it accepts and refuses as an image."""
+"""Predictor against the hosts' own inference on tiny stock models, and every image that it takes or refuses."""
 
 import mmdet.apis
 import mmseg.apis
@@ -30,16 +30,14 @@ def roi_extractor(size):
     return dict(type="SingleRoIExtractor", roi_layer=roi_layer, out_channels=16, featmap_strides=[8, 16])
 
 
-def mask_rcnn(num_classes=len(CLASSES)) -> dict:
+def mask_rcnn(num_classes: int = 3) -> dict:
     proposals = dict(nms_pre=50, max_per_img=20, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0)
     model = dict(
         type="MaskRCNN",
         data_preprocessor=dict(type="DetDataPreprocessor", pad_mask=True, pad_size_divisor=32, **NORMALISE),
         backbone=resnet18((1, 2, 3)),
         neck=dict(type="FPN", in_channels=[32, 64, 128], out_channels=16, num_outs=3),
-        rpn_head=dict(
-            type="RPNHead", in_channels=16, feat_channels=16, anchor_generator=ANCHORS, bbox_coder=BOX_CODER
-        ),
+        rpn_head=dict(type="RPNHead", in_channels=16, feat_channels=16, anchor_generator=ANCHORS, bbox_coder=BOX_CODER),
         roi_head=dict(
             type="StandardRoIHead",
             bbox_roi_extractor=roi_extractor(7),
@@ -89,9 +87,7 @@ def fcn() -> dict:
         dict(type="PackSegInputs"),
     ]
     dataset = dict(type="CityscapesDataset", data_root="/nowhere", pipeline=pipeline)
-    return dict(
-        default_scope="mmseg", model=model, test_dataloader=dict(dataset=dataset), test_pipeline=pipeline
-    )
+    return dict(default_scope="mmseg", model=model, test_dataloader=dict(dataset=dataset), test_pipeline=pipeline)
 
 
 def write_weights(config: dict, path, **meta):
@@ -105,6 +101,7 @@ def write_weights(config: dict, path, **meta):
     model.train().backbone(torch.randn(4, 3, 64, 64))
     if config["default_scope"] == "mmdet":
         torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=3.0)
+        torch.nn.init.normal_(model.roi_head.mask_head.conv_logits.weight, std=3.0)
     torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
     return path
 
@@ -114,6 +111,15 @@ def picture(height=80, width=120, seed=0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = PIL.Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
     return np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC)) // np.uint8([1, 2, 3])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small lose more to waiting threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +272,15 @@ def test_the_config_is_left_as_it_was(detector_weights):
     before = config.pretty_text
     Predictor(config, detector_weights, device="cpu")
     assert config.pretty_text == before
+
+
+def test_without_weights_the_config_initialises_the_model(capfd):
+    with pytest.raises(FileNotFoundError, match="/nowhere/resnet18.pth"):  # with weights nothing asks for it
+        Predictor(mask_rcnn(), device="cpu")
+    config = mask_rcnn()
+    config["model"]["backbone"].pop("init_cfg")
+    assert Predictor(config, device="cpu")(picture()).class_names == CLASSES
+    assert "Initialized by" not in "".join(capfd.readouterr())  # mmengine's line for each parameter
 
 
 def test_images_that_are_refused(detector, tmp_path):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from hybrid_dense.archs import NUM_STAGES
 from hybrid_dense.backbones.base import HybridBackbone
+from hybrid_dense.layers.layout import contiguous_maps
 
 
 @MODELS.register_module()
@@ -27,4 +28,4 @@ class ParallelResNeXtViT(HybridBackbone):
         for stage, segment, fuse in zip(self.cnn.stages, self.vit.segments, self.fusions, strict=True):
             conv, grid = fuse(stage(conv), segment(grid))
             pyramid.append(conv)
-        return tuple(pyramid)
+        return contiguous_maps(pyramid)

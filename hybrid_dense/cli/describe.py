@@ -47,12 +47,13 @@ def describe_backbone(args: argparse.Namespace) -> None:
     from hybrid_dense.analysis.complexity import count_flops, count_parameters
 
     hybrid_dense.register_all_modules()
-    backbone = MODELS.build(dict(type=args.topology, variant=args.model, fusion=dict(type=args.fusion))).eval()
-    images = torch.zeros(1, backbone.in_channels, *args.size)
-    with torch.inference_mode():
-        maps = backbone(images)
-        calls = {"cnn": backbone.cnn, "vit": backbone.vit, "total": backbone}
-        flops = {name: count_flops(lambda part=part: part(images)) for name, part in calls.items()}
+    # Shapes and operations need no numbers: the meta device holds none and computes none.
+    with torch.device("meta"):
+        backbone = MODELS.build(dict(type=args.topology, variant=args.model, fusion=dict(type=args.fusion))).eval()
+        images = torch.zeros(1, backbone.in_channels, *args.size)
+    maps = backbone(images)
+    calls = {"cnn": backbone.cnn, "vit": backbone.vit, "total": backbone}
+    flops = {name: count_flops(lambda part=part: part(images)) for name, part in calls.items()}
     params = {name: count_parameters(part) for name, part in calls.items()}
     rest = "fusions"
     print_costs(f"{args.topology} {args.model}, {args.fusion}, {args.size[0]}×{args.size[1]}", params, flops, rest)

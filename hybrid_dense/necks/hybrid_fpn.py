@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from hybrid_dense.layers.layout import contiguous_maps
+
 
 @MODELS.register_module()
 class HybridFPN(BaseModule):
@@ -70,7 +72,7 @@ class HybridFPN(BaseModule):
             pyramid[fine + 1] = refine(pyramid[fine + 1] + down(pyramid[fine]))
         for extra in self.extras:
             pyramid.append(extra(pyramid[-1]))
-        return tuple(pyramid)
+        return contiguous_maps(pyramid)
 
     def check(self, features: Sequence[Tensor]) -> None:
         found = tuple(feature.shape[1] for feature in features)

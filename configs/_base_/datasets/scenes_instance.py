@@ -1,6 +1,6 @@
 # The embedded scenes: drawn once into the cache (HYBRID_DENSE_CACHE or ~/.cache/hybrid_dense), in the COCO layout.
 # hybrid-dense's commands point data_root there.
-scenes = dict(train=512, val=64, size=192, seed=0)
+scenes = dict(train=512, val=64, size=160, seed=0)
 data_root = "scenes/"
 metainfo = dict(classes=("disk", "square", "triangle", "star", "ring", "cross"))
 train_pipeline = [
@@ -11,7 +11,8 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape")),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),  # the scenes' own size; mask heads ask for the scale factor
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
     batch_size=8,

@@ -1,5 +1,5 @@
 # The embedded scenes as label maps: background and six shapes. See scenes_instance.py.
-scenes = dict(train=512, val=64, size=192, seed=0)
+scenes = dict(train=512, val=64, size=160, seed=0)
 data_root = "scenes/"
 metainfo = dict(classes=("background", "disk", "square", "triangle", "star", "ring", "cross"))
 train_pipeline = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 import time
 
 import torch
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @HOOKS.register_module()
 class RichProgressHook(Hook):
-    """Draw a live bar on a terminal; in a log file or pipe, print a plain line every ``line_seconds``.
+    """Draw a live bar on standard error; where that is no terminal, print a plain line every ``line_seconds`` instead.
 
     While it runs, the logger's console output is held to warnings (the log file keeps everything).
 
@@ -69,7 +70,7 @@ class RichProgressHook(Hook):
         ]
         for handler, _ in self.quieted:
             handler.setLevel(logging.WARNING)
-        console = Console()
+        console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
@@ -97,7 +98,7 @@ class RichProgressHook(Hook):
             self.last_line = now
             task = self.progress.tasks[0]
             left = (task.total - task.completed) * self.rate
-            print(f"{self.stage} {task.completed:.0f}/{task.total}  {details}  {left:.0f} s left", flush=True)
+            print(f"{self.stage} {task.completed:.0f}/{task.total}  {details}  {left:.0f} s left", file=sys.stderr)
 
     def _stop(self) -> None:
         if self.progress is None:
