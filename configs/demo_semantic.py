@@ -1,4 +1,5 @@
-# The demo's semantic task: a nano semantic FPN labels every pixel of the embedded scenes. `make demo ARGS="--task semantic"`.
+# The demo's semantic task: a nano semantic FPN labels every pixel of the embedded scenes.
+# `make demo ARGS="--task semantic"`.
 _base_ = [
     "_base_/models/fpn_head.py",
     "_base_/datasets/scenes_semantic.py",

@@ -5,7 +5,9 @@ max_epochs = 200
 train_cfg = dict(max_epochs=max_epochs, val_interval=50)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", begin=0, end=max_epochs, T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR", begin=0, end=max_epochs, T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
+    ),
 ]
 trained_on = dict(ann_file="annotations/instances_train2017.json", data_prefix=dict(img="train2017/"))
 val_dataloader = dict(dataset=trained_on)

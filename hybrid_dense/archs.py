@@ -1,4 +1,7 @@
-"""The sizes: two tables, one parser, no torch. ``rx50_vit_s`` is row ``rx50`` of the CNNs beside row ``s`` of the ViTs."""
+"""The sizes: two tables, one parser, no torch.
+
+``rx50_vit_s`` is row ``rx50`` of the CNNs beside row ``s`` of the ViTs.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ class FeatureSpec:
 class CNNArch:
     """One ResNet / ResNeXt of bottleneck blocks (He et al. 2016; Xie et al. 2017, table 1).
 
-    ``width`` is the channel count that stage 1 starts from; stage i has ``4 · width · 2^i`` output channels, and its 3×3
-    convolution has ``groups`` groups of ``group_width · width / 64 · 2^i`` channels (torchvision's ``width_per_group``).
+    ``width`` is the channel count that stage 1 starts from; stage i has ``4 · width · 2^i`` output channels, and its
+    3×3 convolution has ``groups`` groups of ``group_width · width / 64 · 2^i`` channels (torchvision's
+    ``width_per_group``).
     """
 
     blocks: tuple[int, int, int, int]

@@ -47,3 +47,11 @@ def command(tmp_path_factory):
         )
 
     return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The models of the tests are too small to share out; threads that wait for each other only slow them down."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -12,7 +12,9 @@ PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / 
 
 
 def test_generated_tables_are_up_to_date():
-    done = subprocess.run([sys.executable, "tools/make_docs.py", "--check"], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "tools/make_docs.py", "--check"], cwd=PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{done.stdout} run `make docs`\n{done.stderr[-2000:]}"
 
 

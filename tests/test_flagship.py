@@ -10,7 +10,11 @@ CONFIG = Path(__file__).parents[1] / "configs/mask_rcnn_rx50_vit.py"
 
 @pytest.fixture(scope="module")
 def described(command, data_root):
-    options = (f"data_root={data_root / 'tiny_coco'}", "train_dataloader.batch_size=1", "train_dataloader.num_workers=0")
+    options = (
+        f"data_root={data_root / 'tiny_coco'}",
+        "train_dataloader.batch_size=1",
+        "train_dataloader.num_workers=0",
+    )
     options += ("train_dataloader.persistent_workers=False",)
     options += ("test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False")
     done = command("describe", CONFIG, "--size", 800, 1333, "--step", "--cfg-options", *options, timeout=600)

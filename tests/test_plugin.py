@@ -20,7 +20,8 @@ custom_imports = dict(imports=["hybrid_dense"])
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=1)
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.01))
 work_dir = "work"
-backbone = dict(type="ParallelResNeXtViT", variant="rxnano_vit_pico", fusion=dict(type="AddFusion"), fusion_stages="late")
+backbone = dict(
+    type="ParallelResNeXtViT", variant="rxnano_vit_pico", fusion=dict(type="AddFusion"), fusion_stages="late")
 """
 
 DETECTION = """
@@ -41,13 +42,15 @@ model = dict(
     train_cfg=dict(
         assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
         sampler=dict(type="PseudoSampler"), allowed_border=-1, pos_weight=-1, debug=False),
-    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100))
+    test_cfg=dict(
+        nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100))
 train_dataloader = dict(
     batch_size=2, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
         type="CocoDataset", data_root=DATA, ann_file="annotations/instances_train.json", data_prefix=dict(img="train/"),
         metainfo=dict(classes=("disk", "square", "triangle", "star", "ring", "cross")),
-        pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True), dict(type="PackDetInputs")]))
+        pipeline=[
+            dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True), dict(type="PackDetInputs")]))
 """
 
 SEGMENTATION = """

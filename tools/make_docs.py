@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write the generated tables of README.md and docs/ anew: `make docs`. With --check, say what is out of date and change nothing."""
+"""Write the generated tables of README.md and docs/ anew: `make docs`.
+
+With --check, say what is out of date and change nothing.
+"""
 
 import argparse
 import re
@@ -13,7 +16,16 @@ import hybrid_dense
 from hybrid_dense.analysis.complexity import count_flops, count_parameters
 
 PROJECT = Path(__file__).parents[1]
-README_VARIANTS = "rxnano_vit_pico rx26_vit_ti r50_vit_s rx50_vit_ti rx50_vit_s rx50_vit_b rx101_vit_b rx152_vit_l".split()
+README_VARIANTS = [
+    "rxnano_vit_pico",
+    "rx26_vit_ti",
+    "r50_vit_s",
+    "rx50_vit_ti",
+    "rx50_vit_s",
+    "rx50_vit_b",
+    "rx101_vit_b",
+    "rx152_vit_l",
+]
 SIZE = 512
 
 

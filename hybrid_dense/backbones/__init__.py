@@ -11,4 +11,6 @@ __all__ = ["HybridBackbone", "ParallelResNeXtViT", "list_topologies"]
 def list_topologies() -> list[str]:
     """Names of all registered hybrid backbones, those of other packages included."""
     registered = MODELS.module_dict.items()
-    return sorted(name for name, backbone in registered if isinstance(backbone, type) and issubclass(backbone, HybridBackbone))
+    return sorted(
+        name for name, backbone in registered if isinstance(backbone, type) and issubclass(backbone, HybridBackbone)
+    )

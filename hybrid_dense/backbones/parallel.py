@@ -10,10 +10,11 @@ from hybrid_dense.layers.layout import contiguous_maps
 
 @MODELS.register_module()
 class ParallelResNeXtViT(HybridBackbone):
-    """Two streams side by side (Conformer, Peng et al. 2021; ViT-CoMer, Xia et al. 2024). Arguments: ``HybridBackbone``.
+    """Two streams side by side (Conformer, Peng et al. 2021; ViT-CoMer, Xia et al. 2024).
 
-    The last exchange always carries the ViT into the CNN, since only the CNN's maps leave: with the rule if stage 4 is among
-    ``fusion_stages``, else by plain addition. So every part of both trunks is trained, whatever was chosen.
+    Arguments: ``HybridBackbone``. The last exchange always carries the ViT into the CNN, since only the CNN's maps
+    leave: with the rule if stage 4 is among ``fusion_stages``, else by plain addition. So every part of both trunks is
+    trained, whatever was chosen.
     """
 
     def plan_fusions(self, rule: dict, stages: tuple[int, ...]) -> list[dict]:

@@ -46,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(command, args: argparse.Namespace) -> int:
-    """Call a command and turn what a user can mend into one line (HYBRID_DENSE_TRACEBACK=1 shows where it came from)."""
+    """Call a command and turn what a user can mend into one line (HYBRID_DENSE_TRACEBACK=1 shows where it arose)."""
     try:
         return command(args)
-    except (CommandError, ValueError, OSError) as error:
-        if os.environ.get("HYBRID_DENSE_TRACEBACK"):
+    except (CommandError, ValueError, OSError, TypeError) as error:
+        # A misspelt parameter in a config file is the one TypeError that is the user's.
+        ours = isinstance(error, TypeError) and "unexpected keyword argument" not in str(error)
+        if ours or os.environ.get("HYBRID_DENSE_TRACEBACK"):
             raise
         print(f"hybrid-dense: error: {error}", file=sys.stderr)
         return 2

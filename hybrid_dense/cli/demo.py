@@ -15,6 +15,8 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from hybrid_dense.cli.arguments import add_config_arguments
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"instance": "demo.py", "semantic": "demo_semantic.py"}
 HEADLINES = {
@@ -30,8 +32,6 @@ PICTURES = 8
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    from hybrid_dense.cli.session import add_config_arguments
-
     parser.add_argument("--task", choices=TASKS, default="instance", help="boxes and masks, or a label for every pixel")
     add_config_arguments(parser, config=False)
 
@@ -87,8 +87,8 @@ def cpu_processes() -> int:
 def restart_in_processes(count: int) -> None:
     """Become torchrun with ``count`` single-threaded processes of this same command; does not return.
 
-    RoIAlign, NMS and the matching of anchors run on one core, so two processes train 1.3 times as fast as two threads; and they
-    stay fast where another program wants a core, which threads that wait for each other do not.
+    RoIAlign, NMS and the matching of anchors run on one core, so two processes train 1.3 times as fast as two threads;
+    and they stay fast where another program wants a core, which threads that wait for each other do not.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command = [sys.executable, *launcher, "-m", "hybrid_dense", *sys.argv[1:], "--launcher=pytorch"]

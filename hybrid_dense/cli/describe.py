@@ -4,8 +4,8 @@
   hybrid-dense describe configs/mask_rcnn_rx50_vit.py --size 800 1333
   hybrid-dense describe configs/mask_rcnn_rx50_vit.py --step --cfg-options data_root=DIR
 
-A GFLOP counts two operations a multiply-add, attention included. --step takes one real training step and one test image from
-the config's data sets and prints time and peak memory.
+A GFLOP counts two operations a multiply-add, attention included. --step takes one real training step and one test
+image from the config's data sets and prints time and peak memory.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import resource
 import time
 from pathlib import Path
 
+from hybrid_dense.cli.arguments import add_config_arguments
+
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    from hybrid_dense.cli.session import add_config_arguments
-
     parser.add_argument("model", help="a variant such as rx50_vit_s, or a config file")
     add_config_arguments(parser, config=False)
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="image size in pixels")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="image size in pixels"
+    )
     parser.add_argument("--topology", default="ParallelResNeXtViT", help="backbone class, where a variant is given")
     parser.add_argument("--fusion", default="GatedFusion", help="fusion rule, where a variant is given")
     parser.add_argument("--step", action="store_true", help="take one training step and one test image (config only)")

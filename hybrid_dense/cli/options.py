@@ -19,7 +19,8 @@ READ_ELSEWHERE = {"sync_bn", "model_wrapper_cfg", "data_root", "tta_model", "tta
 def merge_options(cfg: Config, options: dict) -> None:
     """Merge ``{"model.backbone.variant": …}`` into the config, in place.
 
-    A key must be in the config or be a parameter of the class that its part of the config names; ``+key`` is not checked.
+    A key must be in the config or be a parameter of the class that its part of the config names; ``+key`` is not
+    checked.
 
     Raises:
         CommandError: an unknown key; the message names the nearest known one.
@@ -40,7 +41,9 @@ def check_key(cfg: Config, key: str) -> None:
     for part in key.split("."):
         if isinstance(node, (list, tuple)):
             if not part.isdigit() or int(part) >= len(node):
-                raise CommandError(f"--cfg-options {key}: {'.'.join(done)} is a list of {len(node)}, it has no {part!r}")
+                raise CommandError(
+                    f"--cfg-options {key}: {'.'.join(done)} is a list of {len(node)}, it has no {part!r}"
+                )
             node = node[int(part)]
         elif not isinstance(node, dict):
             raise CommandError(f"--cfg-options {key}: {'.'.join(done)} is the value {node!r}, it has no {part!r}")

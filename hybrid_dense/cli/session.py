@@ -1,4 +1,4 @@
-"""What `train`, `test`, `demo` and `describe` share: read a config, know its host, stand under a launcher, build a runner."""
+"""What train, test, demo and describe share: read a config, know its host, stand under a launcher, build a runner."""
 
 from __future__ import annotations
 
@@ -19,36 +19,12 @@ from hybrid_dense.data.check import check_data
 from hybrid_dense.data.scenes import scenes_root
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, config: bool = True) -> None:
-    if config:
-        parser.add_argument("config", type=Path, help="config file (.py, .json, .yaml)")
-    parser.add_argument("--work-dir", type=Path, help="where logs and checkpoints go (default: work_dirs/<config name>)")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="change the config: model.backbone.variant=rx26_vit_ti train_dataloader.batch_size=4; an unknown key is an "
-        "error, +key=value adds one. data_root=DIR moves every data set to another folder of the same layout",
-    )
-    parser.add_argument(
-        "--amp",
-        action=argparse.BooleanOptionalAction,
-        help="bfloat16 wherever the hardware computes it (default: as the config says)",
-    )
-    parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="set by tools/dist_*.sh and slurm_*.sh"
-    )
-    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
-
-
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's changes, its host registered, its data checked and its work folder set."""
     hybrid_dense.register_all_modules()
     cfg = read_config(args.config)
     register_host(cfg)
-    merge_options(cfg, args.cfg_options)
+    merge_options(cfg, parse_options(args.cfg_options))
     if "scenes" in cfg:
         redirect_data_root(cfg, f"{scenes_root(**cfg.scenes)}/")
     if args.work_dir is not None:
@@ -59,6 +35,16 @@ def load_config(args: argparse.Namespace) -> Config:
         hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] != "AutocastHook"]
         cfg.custom_hooks = hooks + ([dict(type="AutocastHook")] if args.amp else [])
     return cfg
+
+
+def parse_options(pairs: list[str]) -> dict:
+    """``["a.b=1", "c=[x,y]"]`` to ``{"a.b": 1, "c": ["x", "y"]}``, the way mmengine's tools read them."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise CommandError(f"--cfg-options {pair}: expected KEY=VALUE")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--options", nargs="*", action=DictAction)
+    return parser.parse_args(["--options", *pairs]).options
 
 
 def read_config(path: Path) -> Config:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hybrid_dense.cli.arguments import add_config_arguments
+
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    from hybrid_dense.cli.session import add_config_arguments
-
     add_config_arguments(parser)
     parser.add_argument("checkpoint", type=Path, help="weights to evaluate (.pth or .safetensors)")
 

@@ -1,19 +1,19 @@
 """Train a config of mmdet or mmseg.
 
-  hybrid-dense train configs/demo.py
-  hybrid-dense train configs/tiny_coco.py --cfg-options data_root=my_coco/ train_dataloader.batch_size=4
-  tools/dist_train.sh configs/mask_rcnn_rx50_vit.py 8        8 GPUs (or 2 CPU processes: … 2)
-  hybrid-dense train configs/demo.py --resume                go on from the last checkpoint of the work folder
+hybrid-dense train configs/demo.py
+hybrid-dense train configs/tiny_coco.py --cfg-options data_root=my_coco/ train_dataloader.batch_size=4
+tools/dist_train.sh configs/mask_rcnn_rx50_vit.py 8        8 GPUs (or 2 CPU processes: … 2)
+hybrid-dense train configs/demo.py --resume                go on from the last checkpoint of the work folder
 """
 
 from __future__ import annotations
 
 import argparse
 
+from hybrid_dense.cli.arguments import add_config_arguments
+
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    from hybrid_dense.cli.session import add_config_arguments
-
     add_config_arguments(parser)
     parser.add_argument(
         "--resume",

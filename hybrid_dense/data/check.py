@@ -18,8 +18,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
-        ValueError: a class of the config is not in the annotation file, or a head's ``num_classes`` is not the number of
-            classes.
+        ValueError: a class of the config is not in the annotation file, or a head's ``num_classes`` is not the number
+            of classes.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")

@@ -1,11 +1,12 @@
 """Run a model's networks in bf16 or fp16 and keep everything that touches boxes, masks and losses in float32.
 
-mmcv's operators (RoIAlign, NMS) do not take bfloat16 on the CPU, and scores of 8 bits rank badly anywhere. So autocast covers
-the forwards of the backbone, the neck and the heads, where the time goes, and their outputs leave as float32.
+mmcv's operators (RoIAlign, NMS) do not take bfloat16 on the CPU, and scores of 8 bits rank badly anywhere. So autocast
+covers the forwards of the backbone, the neck and the heads, where the time goes, and their outputs leave as float32.
 """
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import torch
@@ -14,19 +15,18 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-PARTS = ("backbone", "neck")
-PART_SUFFIX = "head"
+# Backbones, necks and heads by the names that both hosts give them; several heads stand in a list, as `bbox_head.0`.
+PART = re.compile(r"(^|\.)(backbone|neck|\w*head)(\.\d+)?$")
 
 
 def autocast_modules(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> list[str]:
     """Put the networks of an mmdet or mmseg model under autocast, in place; returns the names of the parts it covers.
 
-    A part is a direct or nested module called ``backbone``, ``neck`` or ``…head``. Calling it again changes the dtype.
+    A part is a module, at any depth, called ``backbone``, ``neck`` or ``…head``. Calling it again changes the dtype.
     """
     covered = []
     for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        if last in PARTS or last.endswith(PART_SUFFIX):
+        if PART.search(name) and not isinstance(module, nn.ModuleList):
             plain = module.forward
             if isinstance(plain, partial) and plain.func is _forward_autocast:
                 plain = plain.args[0]
@@ -76,8 +76,8 @@ def computes_bfloat16(device: torch.device) -> bool:
 class AutocastHook(Hook):
     """bfloat16 for training, validation and test alike, on GPUs and on CPUs: ``dict(type="AutocastHook")``.
 
-    bfloat16 has float32's range, so no loss scaling is needed. A device that only emulates it stays at float32, and the log
-    says so.
+    bfloat16 has float32's range, so no loss scaling is needed. A device that only emulates it stays at float32, and the
+    log says so.
     """
 
     priority = "VERY_HIGH"

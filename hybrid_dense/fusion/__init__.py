@@ -10,7 +10,7 @@ from hybrid_dense.fusion.base import Fusion
 from hybrid_dense.fusion.gated import GatedFusion
 from hybrid_dense.fusion.identity import IdentityFusion
 
-__all__ = ["AddFusion", "Fusion", "GatedFusion", "IdentityFusion", "build_fusion", "list_fusions"]
+__all__ = ["AddFusion", "Fusion", "GatedFusion", "IdentityFusion", "build_fusion", "check_rule", "list_fusions"]
 
 
 def list_fusions() -> list[str]:
@@ -19,9 +19,18 @@ def list_fusions() -> list[str]:
     return sorted(name for name, rule in registered if isinstance(rule, type) and issubclass(rule, Fusion))
 
 
+def check_rule(rule: dict) -> dict:
+    """Return ``dict(type="GatedFusion", …)`` as it is; anything that names no fusion rule is a ValueError."""
+    name = rule.get("type") if isinstance(rule, dict) else None
+    with MODELS.switch_scope_and_registry(None) as registry:
+        if isinstance(name, type) or (name and registry.get(name) is not None):
+            return rule
+    near = get_close_matches(str(name or rule), list_fusions(), n=1, cutoff=0.0)[0]
+    raise ValueError(
+        f"unknown fusion {rule!r}, did you mean dict(type={near!r})? There are {', '.join(list_fusions())}"
+    )
+
+
 def build_fusion(rule: dict, conv: FeatureSpec, grid: FeatureSpec) -> Fusion:
-    """``dict(type="GatedFusion", direction="both")`` to a module between these two streams."""
-    if rule.get("type") not in list_fusions():
-        near = get_close_matches(str(rule.get("type")), list_fusions(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown fusion {rule.get('type')!r}, did you mean {near!r}? There are {', '.join(list_fusions())}")
+    """A checked rule to the module that joins these two streams."""
     return MODELS.build(dict(rule, conv=conv, grid=grid))

@@ -60,8 +60,8 @@ class Fusion(nn.Module):
     Args:
         conv: the CNN stream's channels and stride at this stage.
         grid: the ViT stream's.
-        direction: ``"both"``, ``"to_cnn"`` or ``"to_vit"``: which stream is changed. Both bridges read the streams as they
-            came in.
+        direction: ``"both"``, ``"to_cnn"`` or ``"to_vit"``: which stream is changed. Both bridges read the streams as
+            they came in.
 
     A rule is a subclass that names its ``bridge``.
     """

@@ -9,7 +9,10 @@ from hybrid_dense.fusion.base import Bridge, Fusion
 
 
 class GatedBridge(Bridge):
-    """``target + gate(target, message) ⊙ message``; a forward hook on ``gate`` reads its value, (b, c, h, w) in (0, 1)."""
+    """``target + gate(target, message) ⊙ message``.
+
+    A forward hook on ``gate`` reads its value, (b, c, h, w) in (0, 1).
+    """
 
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
         super().__init__(target, source, std)

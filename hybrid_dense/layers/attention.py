@@ -23,6 +23,8 @@ class GridAttention(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"{heads} attention heads do not divide {dim} channels; use a multiple of {heads}")
+        if window < 0:
+            raise ValueError(f"attention window {window} is negative; 0 attends globally")
         self.heads = heads
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim)

@@ -14,8 +14,8 @@ from torch import Tensor
 class WindowPlan:
     """How a grid of ``height`` × ``width`` tokens is cut: ``rows`` × ``columns`` windows of ``window`` (h, w) tokens.
 
-    Windows follow the grid: the fewest that are at most ``largest`` tokens wide, all of one size. A 32-token side becomes
-    3 windows of 11 (one padded token), where windows of 14 would pad it to 42.
+    Windows follow the grid: the fewest that are at most ``largest`` tokens wide, all of one size. A 32-token side
+    becomes 3 windows of 11 (one padded token), where windows of 14 would pad it to 42.
     """
 
     height: int

@@ -14,16 +14,18 @@ from hybrid_dense.layers.layout import contiguous_maps
 
 @MODELS.register_module()
 class HybridFPN(BaseModule):
-    """C2..C5 to P2..P(num_outs+1) of ``out_channels`` each (FPN, Lin et al. 2017; bottom-up path: PANet, Liu et al. 2018).
+    """C2..C5 to P2..P(num_outs+1) of ``out_channels`` each.
 
-    Map i+1 is half of map i, rounded up; any image size works.
+    FPN: Lin et al. 2017; bottom-up path: PANet, Liu et al. 2018. Map i+1 is half of map i, rounded up; any image size
+    works.
 
     Args:
         in_channels: channels of each input level, fine to coarse; the backbone's ``out_channels``.
         out_channels: channels of every output level.
         num_outs: number of output levels; those beyond the inputs are made from the coarsest.
         bottom_up: add PANet's second path, which carries fine detail back up in few steps.
-        extra_levels: ``"pool"`` takes every second pixel (the RPN's P6), ``"conv"`` learns 3×3 convolutions (RetinaNet's).
+        extra_levels: ``"pool"`` takes every second pixel (the RPN's P6), ``"conv"`` learns 3×3 convolutions
+            (RetinaNet's).
         norm: normalise every convolution's output: ``None``, ``"BN"`` or ``"GN"`` (32 groups).
 
     Raises:
@@ -66,7 +68,8 @@ class HybridFPN(BaseModule):
         self.check(features)
         pyramid = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
         for fine in reversed(range(len(pyramid) - 1)):
-            pyramid[fine] = pyramid[fine] + upsample(pyramid[fine + 1], pyramid[fine].shape[-2:])
+            size = pyramid[fine].shape[-2:]
+            pyramid[fine] = pyramid[fine] + F.interpolate(pyramid[fine + 1], size=size, mode="nearest")
         pyramid = [output(level) for output, level in zip(self.outputs, pyramid, strict=True)]
         for fine, (down, refine) in enumerate(zip(self.downs, self.refines, strict=True)):
             pyramid[fine + 1] = refine(pyramid[fine + 1] + down(pyramid[fine]))
@@ -92,8 +95,3 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, nor
     else:
         layers.append(NORMS[norm](out_channels))
     return nn.Sequential(*layers)
-
-
-def upsample(coarse: Tensor, size: tuple[int, int]) -> Tensor:
-    """Double a map and cut it to the size of the finer level."""
-    return F.interpolate(coarse, scale_factor=2, mode="nearest")[..., : size[0], : size[1]]

@@ -51,10 +51,11 @@ class ViTBlock(nn.Module):
 
 
 class ViT(nn.Module):
-    """The transformer trunk (Dosovitskiy et al. 2021) in four segments: images (b, 3, H, W) to a grid (b, d, ⌈H/16⌉, ⌈W/16⌉).
+    """The transformer trunk (Dosovitskiy et al. 2021) in four segments.
 
-    Attention is local, in windows fitted to the grid, but for the last block of each segment, which is global (Li et al.
-    2022, ViTDet, section 3). Its parts can be called one by one: ``embed``, then each of ``segments``.
+    It takes images (b, 3, H, W) to a grid (b, d, ⌈H/16⌉, ⌈W/16⌉). Attention is local, in windows fitted to the grid,
+    but for the last block of each segment, which is global (Li et al. 2022, ViTDet, section 3). Its parts can be called
+    one by one: ``embed``, then each of ``segments``.
 
     Args:
         arch: the sizes.
@@ -111,7 +112,11 @@ class ViT(nn.Module):
 
     @property
     def segments(self) -> tuple[nn.Module, ...]:
-        """Four runs of blocks, each (b, d, h, w) to (b, d, h, w); the last ends with the final norm."""
+        """Four runs of blocks, each (b, d, h, w) to (b, d, h, w); the last ends with the final norm.
+
+        They are made anew from ``blocks`` on every access, so that a wrapped or replaced block is used at once; hooks
+        belong on the blocks.
+        """
         per_segment = len(self.blocks) // NUM_STAGES
         runs = [self.blocks[start : start + per_segment] for start in range(0, len(self.blocks), per_segment)]
         return (*runs[:-1], nn.Sequential(*runs[-1], self.norm))

@@ -29,7 +29,9 @@ def cfg() -> Config:
 
 
 def test_known_keys_change_values(cfg):
-    merge_options(cfg, {"model.backbone.variant": "rx26_vit_ti", "model.stages.1.epochs": 5, "train_dataloader.batch_size": 4})
+    merge_options(
+        cfg, {"model.backbone.variant": "rx26_vit_ti", "model.stages.1.epochs": 5, "train_dataloader.batch_size": 4}
+    )
     assert cfg.model.backbone.variant == "rx26_vit_ti"
     assert cfg.model.stages[1].epochs == 5
     assert cfg.train_dataloader.batch_size == 4

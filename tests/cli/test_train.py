@@ -54,7 +54,14 @@ def test_tools_test_prints_the_coco_table_and_writes_metrics(command, trained):
 
 
 def test_two_processes_train_over_gloo_and_keep_one_model(command, tmp_path):
-    options = ["--work-dir", tmp_path, "--cfg-options", *SMALL, "train_cfg.max_epochs=1", "default_hooks.logger.interval=1"]
+    options = [
+        "--work-dir",
+        tmp_path,
+        "--cfg-options",
+        *SMALL,
+        "train_cfg.max_epochs=1",
+        "default_hooks.logger.interval=1",
+    ]
     done = command("tools/dist_train.sh", DEMO, 2, *options, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 CPU processes over gloo" in done.stderr
@@ -79,9 +86,11 @@ CLASSES_BUT_ONE_MISSPELT = "['disk','square','triangel','star','ring','cross']"
     ("arguments", "message"),
     [
         ([PROJECT / "configs/demoo.py"], r"no config file .*demoo\.py; near it: .*demo\.py"),
-        ([DEMO, "--cfg-options", *SMALL, "model.backbone.variant=rx50_vit_x"], "unknown variant 'rx50_vit_x', did you mean 'rx50"),
+        ([DEMO, "--cfg-options", *SMALL, "model.backbone.variant=rx50_vit_x"],
+         "unknown variant 'rx50_vit_x', did you mean 'rx50"),
         ([DEMO, "--cfg-options", *SMALL, "model.backbone.fusion.type=GateFusion"], "did you mean 'GatedFusion'"),
-        ([DEMO, "--cfg-options", *SMALL, "model.backbone.varient=rx50_vit_s"], r"nearest known is model\.backbone\.variant"),
+        ([DEMO, "--cfg-options", *SMALL, "model.backbone.varient=rx50_vit_s"],
+         r"nearest known is model\.backbone\.variant"),
         ([DEMO, "--cfg-options", *SMALL, "model.neck.in_channels=[1,2,3,4]"], r"HybridFPN was built for .* C2: 64"),
         ([DEMO, "--resume", "nowhere/epoch_9.pth"], r"no such checkpoint: nowhere/epoch_9\.pth"),
         ([PROJECT / "configs/tiny_coco.py", "--cfg-options", "data_root=/nowhere"], "needs /nowhere/.*does not exist"),

@@ -1,4 +1,7 @@
-"""Maps leave in the layout that the hosts' compiled operators read; channels_last ones would be misread without an error."""
+"""Maps leave in the layout that the hosts' compiled operators read.
+
+Channels_last ones would be misread without an error.
+"""
 
 import pytest
 import torch

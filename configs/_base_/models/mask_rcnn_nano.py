@@ -1,11 +1,12 @@
-# Mask R-CNN small enough to learn on a CPU in minutes: 64 channels in neck and heads, normalised for training from scratch.
+# Mask R-CNN small enough to learn on a CPU in minutes: 64 channels in neck and heads, normalised for training from
+# scratch.
 _base_ = "mask_rcnn.py"
 model = dict(
     backbone=dict(variant="rxnano_vit_pico", drop_path_rate=0.0),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, norm="BN"),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        # One sample a bin: RoIAlign runs on a single core, and four samples would make it the slowest part of the model.
+        # One sample a bin: RoIAlign runs on a single core, and four samples would make it the model's slowest part.
         bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=64, fc_out_channels=256),
         mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),

@@ -1,4 +1,5 @@
-# 12 epochs at 16 images a step: AdamW, 500 steps of warm-up, a tenth of the rate after epochs 8 and 11, gradients clipped.
+# 12 epochs at 16 images a step: AdamW, 500 steps of warm-up, a tenth of the rate after epochs 8 and 11, gradients
+# clipped.
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import resource
 import sys
@@ -10,6 +11,7 @@ import time
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -30,6 +32,23 @@ class RichProgressHook(Hook):
         self.line_seconds = line_seconds
         self.progress: Progress | None = None
 
+    def before_run(self, runner) -> None:
+        # mmengine calls no hook when an exception ends a run, and a live bar must not outlive it.
+        for name in ("_train_loop", "_test_loop"):
+            loop = getattr(runner, name)
+            if isinstance(loop, BaseLoop):
+                loop.run = self._ending(type(loop).run.__get__(loop))
+
+    def _ending(self, run):
+        @functools.wraps(run)
+        def run_and_stop():
+            try:
+                return run()
+            finally:
+                self._stop()
+
+        return run_and_stop
+
     def before_train(self, runner) -> None:
         self._start(runner, "train", runner.max_iters, runner.iter)
 
@@ -38,30 +57,22 @@ class RichProgressHook(Hook):
         loss = f"loss {losses['train/loss'].current():.3f}" if "train/loss" in losses else ""
         self._advance(runner, f"epoch {runner.epoch + 1}/{runner.max_epochs}  {loss}")
 
-    def after_train(self, runner) -> None:
-        self._stop()
-
     def before_test(self, runner) -> None:
         self._start(runner, "test", len(runner.test_dataloader), 0)
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._advance(runner, "")
 
-    def after_test(self, runner) -> None:
-        self._stop()
-
     def before_val(self, runner) -> None:
         if self.progress is not None:
             self.progress.update(self.task, details="evaluating")
-
-    def after_run(self, runner) -> None:
-        self._stop()
 
     def _start(self, runner, stage: str, total: int, done: int) -> None:
         if runner.rank != 0:
             return
         loader = runner.train_dataloader if stage == "train" else runner.test_dataloader
-        self.images_per_step = loader.batch_size * runner.world_size
+        # With a batch sampler the loader has no batch size of its own.
+        self.images_per_step = (loader.batch_sampler or loader).batch_size * runner.world_size
         self.stage, self.last_time, self.last_line, self.rate = stage, time.perf_counter(), time.perf_counter(), None
         self.quieted = [
             (handler, handler.level)
