@@ -1,7 +1,7 @@
 # Does everything learn? The images of tiny_coco that it trains on are also those that it is tested on.
 _base_ = "tiny_coco.py"
 data_root = _base_.data_root
-max_epochs = 200
+max_epochs = 160
 train_cfg = dict(max_epochs=max_epochs, val_interval=50)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),

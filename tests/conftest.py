@@ -31,6 +31,7 @@ def scenes(tmp_path_factory) -> Path:
 def command(tmp_path_factory):
     """Run `hybrid-dense …` or a script of tools/ in a process of its own, in an empty folder; returns what it did."""
     folder = tmp_path_factory.mktemp("commands")
+    defaults = {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "HYBRID_DENSE_CACHE": str(folder / "cache")}
 
     def call(*arguments, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
         first = str(arguments[0])
@@ -40,7 +41,7 @@ def command(tmp_path_factory):
         return subprocess.run(
             [*script, *map(str, arguments[1:])],
             cwd=folder,
-            env={**os.environ, "PYTHON": sys.executable, "HYBRID_DENSE_CACHE": str(folder / "cache"), **environment},
+            env={**os.environ, **defaults, **environment},
             capture_output=True,
             text=True,
             timeout=timeout,

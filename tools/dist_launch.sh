@@ -21,6 +21,7 @@ elif [ "$gpus" -eq 0 ] && [ "$processes" -gt "$cores" ]; then
 elif [ "$gpus" -eq 0 ]; then
     echo "$script: no GPU found, $processes CPU processes over gloo" >&2
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / processes))}
+    export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 fi
 
 port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}

@@ -29,3 +29,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, config: bool = True) -
         "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="set by tools/dist_*.sh and slurm_*.sh"
     )
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def add_epochs_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=int, help="train this long; the learning-rate schedule is stretched along")

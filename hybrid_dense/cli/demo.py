@@ -15,7 +15,7 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from hybrid_dense.cli.arguments import add_config_arguments
+from hybrid_dense.cli.arguments import add_config_arguments, add_epochs_argument
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"instance": "demo.py", "semantic": "demo_semantic.py"}
@@ -34,6 +34,7 @@ PICTURES = 8
 def build_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=TASKS, default="instance", help="boxes and masks, or a label for every pixel")
     add_config_arguments(parser, config=False)
+    add_epochs_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from mmengine.runner import find_latest_checkpoint
 
     from hybrid_dense.cli import CommandError
-    from hybrid_dense.cli.session import build_runner, join_processes, load_config
+    from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
     from hybrid_dense.report.curves import save_curves
     from hybrid_dense.report.gallery import save_gallery
 
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"training on embedded scenes; what mmengine says goes to {work_dir / 'console.log'}", flush=True)
     with (work_dir / "console.log").open("a") as log, redirect_stdout(log):
         cfg = load_config(args)
+        if args.epochs is not None:
+            stretch_schedule(cfg, args.epochs)
         cfg.default_hooks.progress = dict(type="RichProgressHook")
         join_processes(cfg, args.launcher)
         cfg.train_dataloader.batch_size //= get_world_size()
@@ -93,7 +96,7 @@ def restart_in_processes(count: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command = [sys.executable, *launcher, "-m", "hybrid_dense", *sys.argv[1:], "--launcher=pytorch"]
     sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
 
 def compare(cfg, checkpoint: str, dataset) -> list[tuple]:

@@ -56,6 +56,20 @@ def read_config(path: Path) -> Config:
     return Config.fromfile(path)
 
 
+def stretch_schedule(cfg: Config, epochs: int) -> None:
+    """Train for this many epochs, with the learning-rate schedule in the same proportions."""
+    if "max_epochs" not in cfg.get("train_cfg", {}):
+        raise CommandError(f"--epochs needs train_cfg.max_epochs in {cfg.filename}; this config trains by iterations")
+    ratio = epochs / cfg.train_cfg.max_epochs
+    cfg.train_cfg.max_epochs = epochs
+    for scheduler in cfg.get("param_scheduler") or []:
+        if scheduler.get("by_epoch", True):
+            for key in {"begin", "end", "T_max"} & set(scheduler):
+                scheduler[key] = round(scheduler[key] * ratio)
+            if "milestones" in scheduler:
+                scheduler.milestones = [round(milestone * ratio) for milestone in scheduler.milestones]
+
+
 def register_host(cfg: Config) -> None:
     """Register the modules of the host that the config is written for: mmdet or mmseg."""
     scope = cfg.get("default_scope")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from hybrid_dense.cli.arguments import add_config_arguments
+from hybrid_dense.cli.arguments import add_config_arguments, add_epochs_argument
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +27,18 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="scale the learning rate by the real batch over the config's auto_scale_lr.base_batch_size",
     )
+    add_epochs_argument(parser)
     parser.add_argument("--seed", type=int, help="seed of every random number generator")
 
 
 def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
-    from hybrid_dense.cli.session import build_runner, join_processes, load_config
+    from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
     from hybrid_dense.engine.checkpoint import read_checkpoint
 
     cfg = load_config(args)
+    if args.epochs is not None:
+        stretch_schedule(cfg, args.epochs)
     if args.resume is not None:
         cfg.resume, cfg.load_from = True, None
         if args.resume != "auto":

@@ -26,10 +26,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 # Part of a data set's identity: raise it whenever the same seed draws other pixels, so that old caches are not reused.
-RENDERER = 2
+RENDERER = 3
 
 SPLITS = ("train", "val")
-SCALE_RANGE = (0.14, 0.57)  # an object's diameter as a share of the short side: 22 to 91 pixels of 160
+SCALE_RANGE = (0.18, 0.6)  # an object's diameter as a share of the short side: 29 to 96 pixels of 160
 MIN_VISIBLE = 0.3  # of the object's whole area; less than that is not recognizable
 MIN_AREA = 0.0014  # of the image: 50 pixels of 192 x 192
 ATTEMPTS = 20  # places tried for one object before the scene goes without it

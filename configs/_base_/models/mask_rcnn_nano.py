@@ -6,16 +6,25 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, norm="BN"),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        # One sample a bin: RoIAlign runs on a single core, and four samples would make it the model's slowest part.
+        # One sample a bin: RoIAlign runs on a single core, and four would make it the slowest part of the model.
         bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=64, fc_out_channels=256),
+        bbox_head=dict(
+            type="ConvFCBBoxHead",
+            num_shared_convs=2,
+            num_shared_fcs=1,
+            in_channels=64,
+            conv_out_channels=64,
+            fc_out_channels=256,
+            norm_cfg=dict(type="GN", num_groups=8),
+            reg_class_agnostic=True,
+        ),
         mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(in_channels=64, conv_out_channels=32, num_convs=2),
+        mask_head=dict(in_channels=64, conv_out_channels=32, num_convs=2, class_agnostic=True),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=50),
-        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=64)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=50)),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=50), rcnn=dict(max_per_img=50)),
 )

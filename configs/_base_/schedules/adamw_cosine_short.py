@@ -1,12 +1,11 @@
 # A short training from scratch: AdamW, warm-up, cosine to zero.
-max_epochs = 24
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=6)
+max_epochs = 8
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=4)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={"pos_embed": dict(decay_mult=0.0)}),
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5.0, norm_type=2),
 )
 param_scheduler = [
