@@ -10,7 +10,7 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(
             type="ConvFCBBoxHead",
-            num_shared_convs=2,
+            num_shared_convs=1,
             num_shared_fcs=1,
             in_channels=64,
             conv_out_channels=64,

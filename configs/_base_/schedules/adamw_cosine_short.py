@@ -5,7 +5,7 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5.0, norm_type=2),
 )
 param_scheduler = [
