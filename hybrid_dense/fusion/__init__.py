@@ -21,14 +21,13 @@ def list_fusions() -> list[str]:
 
 def check_rule(rule: dict) -> dict:
     """Return ``dict(type="GatedFusion", …)`` as it is; anything that names no fusion rule is a ValueError."""
-    name = rule.get("type") if isinstance(rule, dict) else None
+    name = rule.get("type") if isinstance(rule, dict) else rule
     with MODELS.switch_scope_and_registry(None) as registry:
-        if isinstance(name, type) or (name and registry.get(name) is not None):
-            return rule
-    near = get_close_matches(str(name or rule), list_fusions(), n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"unknown fusion {rule!r}, did you mean dict(type={near!r})? There are {', '.join(list_fusions())}"
-    )
+        found = registry.get(name) if isinstance(rule, dict) and isinstance(name, str) else name
+    if isinstance(found, type) and issubclass(found, Fusion):
+        return rule
+    near = get_close_matches(str(name), list_fusions(), n=1, cutoff=0.0)[0]
+    raise ValueError(f"unknown fusion {name!r}, did you mean {near!r}? fusion is dict(type=…), one of {list_fusions()}")
 
 
 def build_fusion(rule: dict, conv: FeatureSpec, grid: FeatureSpec) -> Fusion:
