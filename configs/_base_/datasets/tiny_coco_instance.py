@@ -1,7 +1,7 @@
 # A small folder in the COCO layout, with images small enough for a CPU: $HYBRID_DENSE_DATA/tiny_coco or data/tiny_coco.
 _base_ = "coco_instance.py"
 data_root = "{{$HYBRID_DENSE_DATA:data}}/tiny_coco/"
-scale = (320, 224)
+scale = (288, 208)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
