@@ -58,8 +58,8 @@ def main() -> int:
     for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
         old = path.read_text()
         new = re.sub(
-            r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)",
-            lambda found: found[1] + TABLES[found[2]]() + found[3],
+            r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
+            lambda found: found[1] + TABLES[found[2]]() + "\n" + found[3],
             old,
             flags=re.DOTALL,
         )

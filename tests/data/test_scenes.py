@@ -65,7 +65,7 @@ def test_occlusion_occurs():
 def test_mask_is_where_the_object_shows(monkeypatch):
     # Paint the first object twice, red and green, all else equal: the pixels that change most are its mask.
     def draw(colour):
-        monkeypatch.setattr(scenes, "_object_colours", lambda rng: (np.float32(colour), np.float32(colour)))
+        monkeypatch.setattr(scenes, "_object_colours", lambda rng, label: (np.float32(colour), np.float32(colour)))
         return render_scene(np.random.default_rng(5), objects=(1, 1))
 
     red, masks, _ = draw((255, 0, 0))
