@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start a tool in N processes through torchrun: dist_launch.sh train|test N ARGUMENTS…
-# Environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (a free one), PYTHON.
+# Environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PYTHON, PORT (a free one; 29500 where machines must agree).
 set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tool=$1 processes=$2
@@ -24,6 +24,7 @@ elif [ "$gpus" -eq 0 ]; then
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 fi
 
+[ "${NNODES:-1}" -eq 1 ] || PORT=${PORT:-29500}
 port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
 exec "$python" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
