@@ -32,6 +32,8 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mmengine.runner import find_latest_checkpoint
+
     from hybrid_dense.cli import CommandError
     from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
     from hybrid_dense.engine.checkpoint import read_checkpoint
@@ -40,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     if args.epochs is not None:
         stretch_schedule(cfg, args.epochs)
     if args.resume is not None:
-        cfg.resume, cfg.load_from = True, None
-        if args.resume != "auto":
-            read_checkpoint(args.resume)  # missing, broken or unsafe files end here, before mmengine opens them
-            cfg.load_from = args.resume
+        cfg.resume = True
+        cfg.load_from = find_latest_checkpoint(cfg.work_dir) if args.resume == "auto" else args.resume
+        if cfg.load_from is not None:
+            read_checkpoint(cfg.load_from)  # missing, broken or unsafe files end here, before mmengine opens them
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise CommandError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in {args.config}")
