@@ -1,6 +1,6 @@
 """hybrid_dense: backbones that join a ResNeXt and a Vision Transformer, for MMDetection and MMSegmentation.
 
-Importing the package registers every backbone, neck, hook and optimizer wrapper on mmengine's root registries, so that
+Importing the package registers every backbone, neck, fusion rule and hook on mmengine's root registries, so that
 ``custom_imports=dict(imports=["hybrid_dense"])`` makes them known to any mmdet or mmseg config. Neither host is
 imported.
 """

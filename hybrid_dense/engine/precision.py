@@ -1,4 +1,4 @@
-"""Run a model's networks in bf16 or fp16 and keep everything that touches boxes, masks and losses in float32.
+"""Run a model's networks in bfloat16 and keep everything that touches boxes, masks and losses in float32.
 
 mmcv's operators (RoIAlign, NMS) do not take bfloat16 on the CPU, and scores of 8 bits rank badly anywhere. So autocast
 covers the forwards of the backbone, the neck and the heads, where the time goes, and their outputs leave as float32.
