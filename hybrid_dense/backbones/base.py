@@ -1,28 +1,35 @@
-"""What every hybrid backbone is made of: two trunks, one fusion a stage, and four maps out."""
+"""What every backbone reads and promises, and what a hybrid is made of: two trunks, four fusions, four maps out."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import ClassVar
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from hybrid_dense.archs import CNN_STRIDES, NUM_STAGES, parse_variant
-from hybrid_dense.fusion import build_fusion, check_rule
+from hybrid_dense.archs import NUM_STAGES, FeatureSpec, parse_variant
+from hybrid_dense.fusion import IdentityFusion, build_fusion, check_rule
+from hybrid_dense.layers.recompute import recompute
 from hybrid_dense.trunks import ResNeXt, ViT
 
 FUSION_STAGES = {"early": (1, 2), "late": (3, 4), "all": (1, 2, 3, 4)}
 SMALLEST_IMAGE = 32
 
 
-class HybridBackbone(BaseModule, ABC):
+def options_of(trunk: type[nn.Module]) -> frozenset[str]:
+    """The options that a trunk takes beside its sizes and its input."""
+    return frozenset(inspect.signature(trunk).parameters) - {"arch", "in_channels"}
+
+
+class Backbone(BaseModule, ABC):
     """Images (b, in_channels, H, W), H and W at least 32, to the four maps C2..C5.
 
-    Map i is (b, out_channels[i], ⌈H/s⌉, ⌈W/s⌉), s = 4, 8, 16, 32.
-
-    A freshly built hybrid computes what its CNN trunk computes alone: every fusion's way into the CNN starts at zero.
+    Map i is (b, out_channels[i], ⌈H/s⌉, ⌈W/s⌉), s = 4, 8, 16, 32 (``strides``).
 
     Args:
         variant: the sizes of both trunks, ``"<cnn>_vit_<vit>"``; see ``hybrid_dense.list_variants()``.
@@ -30,15 +37,23 @@ class HybridBackbone(BaseModule, ABC):
         fusion_stages: where the streams exchange: ``"early"`` (1, 2), ``"late"`` (3, 4), ``"all"``, or the stages'
             numbers.
         in_channels: channels of the images.
-        window: largest attention window in tokens (a token is 16 pixels); 0 makes every block global.
-        drop_path_rate: stochastic depth of the ViT's last block, rising linearly from 0 at its first.
-        init_cfg: mmengine's weight initialisation, e.g. ``dict(type="Pretrained", checkpoint=…)``.
+        with_cp: activation checkpointing of blocks and fusions: a fraction of the memory for a third more time.
+        init_cfg: mmengine's weight initialisation, e.g. ``dict(type="TrunkPretrained", cnn=…, vit=…)``.
+        **options: those of the trunks, by name: ``frozen_stages``, ``norm_eval``, … of ``ResNeXt``, ``window``,
+            ``attention``, ``drop_path_rate``, … of ``ViT``.
 
-    BatchNorm is plain; ``sync_bn="torch"`` in the config synchronises it across GPUs.
+    Every backbone takes all of them, and leaves aside what it has no part for, so that two can be compared by changing
+    ``type`` alone. BatchNorm is plain; ``sync_bn="torch"`` in the config synchronises it across GPUs.
 
     Raises:
-        ValueError: unknown variant, fusion stage or direction; images of wrong channels or too small.
+        ValueError: unknown variant, fusion, stage or direction; images of wrong channels or too small.
+        TypeError: an option that neither trunk has; the message names the nearest.
     """
+
+    option_names: ClassVar[frozenset[str]] = options_of(ResNeXt) | options_of(ViT)
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
 
     def __init__(
         self,
@@ -46,32 +61,46 @@ class HybridBackbone(BaseModule, ABC):
         fusion: dict | None = None,
         fusion_stages: str | Sequence[int] = "all",
         in_channels: int = 3,
-        window: int = 14,
-        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
         init_cfg: dict | None = None,
+        **options,
     ):
         super().__init__(init_cfg)
-        cnn_arch, vit_arch = parse_variant(variant)
+        self.check_options(options)
         self.in_channels = in_channels
-        self.out_channels = tuple(feature.channels for feature in cnn_arch.features)
-        self.strides = CNN_STRIDES
-        self.cnn = ResNeXt(cnn_arch, in_channels)
-        self.vit = ViT(vit_arch, in_channels, window, drop_path_rate)
+        self.cnn_arch, self.vit_arch = parse_variant(variant)
         rule = check_rule(dict(type="GatedFusion") if fusion is None else fusion)
-        rules = self.plan_fusions(rule, parse_fusion_stages(fusion_stages))
-        self.fusions = nn.ModuleList(
-            build_fusion(rule, feature, vit_arch.features)
-            for rule, feature in zip(rules, cnn_arch.features, strict=True)
-        )
+        self.build(rule, parse_fusion_stages(fusion_stages), options)
+        if with_cp:
+            for module in self.checkpointed():
+                recompute(module)
         # Convolutions and token-wise layers then share one memory layout, and no stage copies to change it.
         self.to(memory_format=torch.channels_last)
 
     @abstractmethod
-    def plan_fusions(self, rule: dict, stages: tuple[int, ...]) -> list[dict]:
-        """The configs of the four fusions, given the rule and the stages (1..4) that it was asked for."""
+    def build(self, rule: dict, stages: tuple[int, ...], options: dict) -> None:
+        """Make the parts and say what leaves: ``out_channels`` and ``strides``."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]: ...
+
+    @abstractmethod
+    def checkpointed(self) -> list[nn.Module]:
+        """What ``with_cp`` recomputes, module by module."""
+
+    @classmethod
+    def check_options(cls, options: dict) -> None:
+        for name in options:
+            if name not in cls.option_names:
+                known = cls.option_names | set(inspect.signature(cls).parameters)
+                near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise TypeError(f"{cls.__name__} got an unexpected keyword argument {name!r}, did you mean {near!r}?")
+
+    def build_cnn(self, options: dict) -> ResNeXt:
+        return ResNeXt(self.cnn_arch, self.in_channels, **select(options, ResNeXt))
+
+    def build_vit(self, options: dict) -> ViT:
+        return ViT(self.vit_arch, self.in_channels, **select(options, ViT))
 
     def prepare(self, images: Tensor) -> Tensor:
         """Refuse what cannot work, and lay the images out channels_last."""
@@ -83,6 +112,50 @@ class HybridBackbone(BaseModule, ABC):
         if min(images.shape[-2:]) < SMALLEST_IMAGE:
             raise ValueError(f"images of {images.shape[-2]}×{images.shape[-1]} pixels are too small; at least 32×32")
         return images.contiguous(memory_format=torch.channels_last)
+
+
+class HybridBackbone(Backbone):
+    """A backbone of two trunks: ``cnn`` (``stem``, ``stages``), ``vit`` (``embed``, ``segments``) and four ``fusions``.
+
+    A freshly built hybrid computes what its CNN trunk computes alone: every fusion's way into the CNN starts at zero.
+    """
+
+    def build(self, rule: dict, stages: tuple[int, ...], options: dict) -> None:
+        self.cnn = self.build_cnn(options)
+        self.vit = self.build_vit(options)
+        self.out_channels = tuple(feature.channels for feature in self.cnn.features)
+        self.strides = tuple(feature.stride for feature in self.cnn.features)
+        self.fusions = nn.ModuleList(
+            build_fusion(rule, conv, grid)
+            for rule, (conv, grid) in zip(self.plan_fusions(rule, stages), self.fusion_streams(), strict=True)
+        )
+
+    def plan_fusions(self, rule: dict, stages: tuple[int, ...]) -> list[dict]:
+        """The configs of the four fusions.
+
+        Only the CNN's maps leave, so the last exchange always carries the ViT into the CNN: with the rule if stage 4 is
+        among ``stages``, else by plain addition. So every part of both trunks is trained, whatever was chosen.
+        """
+        rules = [rule if stage in stages else dict(type="IdentityFusion") for stage in range(1, NUM_STAGES + 1)]
+        return [*rules[:-1], into_cnn(rules[-1])]
+
+    def fusion_streams(self) -> list[tuple[FeatureSpec, FeatureSpec]]:
+        """The CNN map and the grid that each of the four fusions joins."""
+        return [(feature, self.vit.feature) for feature in self.cnn.features]
+
+    def checkpointed(self) -> list[nn.Module]:
+        return [*(block for stage in self.cnn.stages for block in stage), *self.vit.blocks, *self.fusions]
+
+
+def into_cnn(rule: dict) -> dict:
+    """The rule as a last exchange: into the CNN, and by addition where there was to be none."""
+    idle = rule["type"] in ("IdentityFusion", IdentityFusion)
+    return dict(dict(type="AddFusion") if idle else rule, direction="to_cnn")
+
+
+def select(options: dict, trunk: type[nn.Module]) -> dict:
+    """Those options that are the trunk's."""
+    return {name: value for name, value in options.items() if name in options_of(trunk)}
 
 
 def parse_fusion_stages(stages: str | Sequence[int]) -> tuple[int, ...]:

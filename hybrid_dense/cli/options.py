@@ -72,7 +72,9 @@ def parameters(node: dict, path: list[str]) -> set[str]:
         names |= set(found)
         if found and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
             break
-    return names - {"self", "args", "kwargs"}
+    # Our backbones hand options on to their trunks and say which.
+    names |= getattr(owner, "option_names", frozenset())
+    return names - {"self", "args", "kwargs", "options"}
 
 
 def redirect_data_root(cfg: Config, data_root: str) -> None:

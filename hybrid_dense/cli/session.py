@@ -17,6 +17,7 @@ from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.options import merge_options, redirect_data_root
 from hybrid_dense.data.check import check_data
 from hybrid_dense.data.scenes import scenes_root
+from hybrid_dense.engine.allocator import keep_freed_memory
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -105,4 +106,6 @@ def read_slurm_environment() -> None:
 def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Check the data of these splits, join the other processes and build mmengine's runner."""
     check_data(cfg, splits)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     return Runner.from_cfg(cfg)

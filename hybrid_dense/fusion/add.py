@@ -3,10 +3,15 @@
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from hybrid_dense.fusion.base import Bridge, Fusion
+from hybrid_dense.archs import FeatureSpec
+from hybrid_dense.fusion.base import Bridge, Carry, Fusion
 
 
 class AddBridge(Bridge):
+    def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
+        super().__init__(target, source, std)
+        self.carry = Carry(source, target, std)
+
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         return target + self.carry(source, target.shape[-2:])
 

@@ -19,6 +19,14 @@ INTO_CNN_STD = 0.0
 INTO_VIT_STD = 1e-3
 
 
+def projection(in_channels: int, out_channels: int, std: float = 0.02) -> nn.Conv2d:
+    """A 1×1 convolution, (b, in_channels, h, w) to (b, out_channels, h, w), that starts at this standard deviation."""
+    project = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.normal_(project.weight, std=std)
+    nn.init.zeros_(project.bias)
+    return project
+
+
 class Carry(nn.Module):
     """Bring a source stream to a target's channels and stride: normalise, project 1×1, resample.
 
@@ -29,9 +37,7 @@ class Carry(nn.Module):
         super().__init__()
         self.strides = source.stride, max(source.stride, target.stride), target.stride
         self.norm = LayerNorm2d(source.channels, eps=1e-6)
-        self.project = nn.Conv2d(source.channels, target.channels, 1)
-        nn.init.normal_(self.project.weight, std=std)
-        nn.init.zeros_(self.project.bias)
+        self.project = projection(source.channels, target.channels, std)
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """(b, source channels, …) to (b, target channels, *size)."""
@@ -43,12 +49,12 @@ class Carry(nn.Module):
 class Bridge(nn.Module, ABC):
     """One way across: ``forward(target, source)`` returns the target stream, changed, in its own shape.
 
-    ``std`` is the standard deviation that the last projection before the target starts with.
+    It is built with both streams' channels and strides and with ``std``, the standard deviation that the last
+    projection before the target has to start with (zero on the way into the CNN).
     """
 
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
         super().__init__()
-        self.carry = Carry(source, target, std)
 
     @abstractmethod
     def forward(self, target: Tensor, source: Tensor) -> Tensor: ...

@@ -5,7 +5,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from hybrid_dense.archs import FeatureSpec
-from hybrid_dense.fusion.base import Bridge, Fusion
+from hybrid_dense.fusion.base import Bridge, Carry, Fusion
 
 
 class GatedBridge(Bridge):
@@ -16,6 +16,7 @@ class GatedBridge(Bridge):
 
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
         super().__init__(target, source, std)
+        self.carry = Carry(source, target, std)
         hidden = max(target.channels // 8, 8)
         self.gate = nn.Sequential(
             nn.Conv2d(2 * target.channels, hidden, 1),

@@ -1,46 +1,140 @@
-"""Multi-head self-attention over a token grid, global or in windows."""
+"""Multi-head self-attention over a token grid: in windows, over the whole grid, or over pooled keys."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid_dense.layers.position import Rotation
 from hybrid_dense.layers.windows import WindowPlan
+
+POOLED_SIDE = 14
+"""Largest side of the grid that pooled keys and values are averaged to."""
+
+
+class FusedSoftmax(nn.Module):
+    """Softmax attention through ``scaled_dot_product_attention``.
+
+    All forms map query (n, heads, t, c), key and value (n, heads, s, c) to (n, heads, t, c). ``mask``, (n, 1, 1, s)
+    bool or None, is True where a key may be looked at.
+    """
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+class ExplicitSoftmax(nn.Module):
+    """The same written out: a forward hook here sees query, key and value, one on ``softmax`` the attention map."""
+
+    def __init__(self):
+        super().__init__()
+        self.softmax = nn.Softmax(dim=-1)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        return self.softmax(scores) @ value
+
+
+class LinearAttention(nn.Module):
+    """Cost linear in the tokens: elu(x) + 1 in place of the softmax (Katharopoulos et al. 2020, section 3.2)."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        query, key = F.elu(query) + 1, F.elu(key) + 1
+        if mask is not None:
+            key = key * mask.transpose(-2, -1)
+        weight = query @ key.sum(dim=-2, keepdim=True).transpose(-2, -1)
+        return query @ (key.transpose(-2, -1) @ value) / weight
+
+
+# What `attention=` names: the form inside windows, where the softmax is linear in the pixels already, and the form of
+# blocks that see the whole grid.
+ATTENTION_FORMS = {
+    "sdpa": (FusedSoftmax, FusedSoftmax),
+    "explicit": (ExplicitSoftmax, ExplicitSoftmax),
+    "linear": (FusedSoftmax, LinearAttention),
+}
 
 
 class GridAttention(nn.Module):
-    """Self-attention, (b, h, w, d) to (b, h, w, d), through ``scaled_dot_product_attention``.
+    """Self-attention over p tokens (class, registers) and a grid of h × w: (b, p + h·w, d) to the same.
+
+    The tokens before the grid see every token and are seen by every token, in windows too.
 
     Args:
         dim: channels d.
         heads: attention heads; ``dim`` must divide by it.
-        window: largest side of a window in tokens; 0 attends globally.
+        window: largest side of a window in tokens; 0 attends to the whole grid.
+        attention: ``"sdpa"``, ``"explicit"`` (query, key, value and map can be read) or ``"linear"``.
+        pooled: average keys and values to at most 14 × 14, so that the cost is linear in the tokens (Wang et al. 2022,
+            PVT v2, section 3.1); only where ``window`` is 0.
 
     Parameters carry timm's names (``qkv``, ``proj``), so its weights load as they are.
     """
 
-    def __init__(self, dim: int, heads: int, window: int = 0):
+    def __init__(self, dim: int, heads: int, window: int = 0, attention: str = "sdpa", pooled: bool = False):
         super().__init__()
         if dim % heads:
             raise ValueError(f"{heads} attention heads do not divide {dim} channels; use a multiple of {heads}")
         if window < 0:
             raise ValueError(f"attention window {window} is negative; 0 attends globally")
+        if attention not in ATTENTION_FORMS:
+            raise ValueError(f"attention {attention!r} is not one of {', '.join(ATTENTION_FORMS)}")
         self.heads = heads
         self.window = window
+        self.pooled = pooled and window == 0
         self.qkv = nn.Linear(dim, 3 * dim)
+        local_form, global_form = ATTENTION_FORMS[attention]
+        self.attend = local_form() if window else global_form()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        batch, height, width, _ = grid.shape
-        # A global block is one window as large as the grid.
-        plan = WindowPlan.fit(height, width, self.window or max(height, width))
-        tokens = self.attend(plan.split(grid), plan.mask(batch, grid.device))
-        return plan.merge(self.proj(tokens))
+    def forward(self, tokens: Tensor, size: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
+        """``size`` is (h, w) of the grid, ``rotation`` its rotary positions."""
+        count = tokens.shape[1] - size[0] * size[1]
+        parts = self.qkv(tokens).chunk(3, dim=-1)
+        before = [part[:, :count] for part in parts]
+        query, key, value = (part[:, count:].unflatten(1, size) for part in parts)
+        if rotation is not None:
+            query, key = (rotation.turn(part.unflatten(-1, (self.heads, -1))).flatten(-2) for part in (query, key))
+        if self.pooled:
+            key, value = pool_grid(key), pool_grid(value)
+        mixed = self.attend_in_windows(query, key, value, before)
+        if count:
+            everything = [
+                torch.cat((first, grid.flatten(1, 2)), dim=1)
+                for first, grid in zip(before[1:], (key, value), strict=True)
+            ]
+            mixed = torch.cat((self.attend_heads(before[0], *everything), mixed), dim=1)
+        return self.proj(mixed)
 
-    def attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """(n, t, d) to (n, t, d): the softmax part alone; ``mask`` is True where a key may be looked at."""
-        count, length, dim = tokens.shape
-        query, key, value = (
-            self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+    def attend_in_windows(self, query: Tensor, key: Tensor, value: Tensor, before: list[Tensor]) -> Tensor:
+        """Grids (b, h, w, d), keys and values possibly pooled, to (b, h·w, d)."""
+        batch, count = query.shape[0], before[0].shape[1]
+        # A global block is one window as large as the grid.
+        plan, key_plan = (
+            WindowPlan.fit(*grid.shape[1:3], self.window or max(grid.shape[1:3])) for grid in (query, key)
         )
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).reshape_as(tokens)
+        mask = key_plan.mask(batch, query.device)
+        key, value = key_plan.split(key), key_plan.split(value)
+        if count:
+            windows = plan.rows * plan.columns
+            first_key, first_value = (part.repeat_interleave(windows, dim=0) for part in before[1:])
+            key, value = torch.cat((first_key, key), dim=1), torch.cat((first_value, value), dim=1)
+            mask = None if mask is None else F.pad(mask, (count, 0), value=True)
+        return plan.merge(self.attend_heads(plan.split(query), key, value, mask)).flatten(1, 2)
+
+    def attend_heads(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, t, d), (n, s, d), (n, s, d) to (n, t, d): cut the channels into heads and attend."""
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        return self.attend(query, key, value, mask).transpose(1, 2).flatten(-2)
+
+
+def pool_grid(grid: Tensor) -> Tensor:
+    """Average a grid (b, h, w, d) over equal cells to at most 14 × 14; cells at the edge count what is there."""
+    cell = [math.ceil(side / POOLED_SIDE) for side in grid.shape[1:3]]
+    pooled = F.avg_pool2d(grid.permute(0, 3, 1, 2), cell, ceil_mode=True, count_include_pad=False)
+    return pooled.permute(0, 2, 3, 1)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hybrid_dense.archs import NUM_STAGES, CNNArch
+from hybrid_dense.archs import NUM_STAGES, CNNArch, FeatureSpec
+
+OUTPUT_STRIDES = (8, 16, 32)
 
 
 class Bottleneck(nn.Module):
     """1×1, grouped 3×3, 1×1 and a shortcut: (b, in_channels, h, w) to (b, out_channels, ⌈h/stride⌉, ⌈w/stride⌉)."""
 
-    def __init__(self, in_channels: int, width: int, out_channels: int, stride: int, groups: int):
+    def __init__(self, in_channels: int, width: int, out_channels: int, stride: int, groups: int, dilation: int):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -35,36 +38,83 @@ class Bottleneck(nn.Module):
 class ResNeXt(nn.Module):
     """The convolutional trunk (He et al. 2016; Xie et al. 2017): images (b, 3, H, W) to C2..C5, strides 4, 8, 16, 32.
 
-    Its parts can be called one by one: ``stem``, then each of ``stages``.
+    Its parts can be called one by one: ``stem``, then each of ``stages``. ``features`` says what each stage emits.
+
+    Args:
+        arch: the sizes.
+        in_channels: channels of the images.
+        deep_stem: three 3×3 convolutions in place of the 7×7 (He et al. 2019, section 4.2, ResNet-C); timm's names.
+        output_stride: 32; at 16 or 8 the last one or two stages keep their resolution and dilate their 3×3 convolutions
+            instead (Chen et al. 2017, DeepLabv3, section 3.1).
+        frozen_stages: -1 trains everything, 0 freezes the stem, i the stages up to i too: no gradients, and BatchNorm
+            keeps its statistics.
+        norm_eval: BatchNorm keeps its statistics everywhere, as detectors trained on few images a GPU need.
+
+    Raises:
+        ValueError: an output stride or a number of frozen stages that there is not.
     """
 
-    def __init__(self, arch: CNNArch, in_channels: int = 3):
+    def __init__(
+        self,
+        arch: CNNArch,
+        in_channels: int = 3,
+        deep_stem: bool = False,
+        output_stride: int = 32,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, arch.width, 7, stride=2, padding=3, bias=False)
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride {output_stride} is not one of {', '.join(map(str, OUTPUT_STRIDES))}")
+        if frozen_stages not in range(-1, NUM_STAGES + 1):
+            raise ValueError(f"frozen_stages {frozen_stages} is not -1 (none), 0 (stem) or a stage up to {NUM_STAGES}")
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.features = tuple(FeatureSpec(spec.channels, min(spec.stride, output_stride)) for spec in arch.features)
+        self.conv1 = build_deep_stem(in_channels, arch.width) if deep_stem else build_stem(in_channels, arch.width)
         self.bn1 = nn.BatchNorm2d(arch.width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = arch.width
-        for stage, (blocks, feature) in enumerate(zip(arch.blocks, arch.features, strict=True)):
+        channels, stride, dilation = arch.width, self.features[0].stride, 1
+        for stage, (blocks, native, feature) in enumerate(zip(arch.blocks, arch.features, self.features, strict=True)):
             width = arch.width * 2**stage * arch.group_width // 64 * arch.groups
-            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            layer = []
-            for stride in strides:
-                layer.append(Bottleneck(channels, width, feature.channels, stride, arch.groups))
-                channels = feature.channels
+            # A stage's first block still looks as far as the stage before it: then a dilated trunk computes at every
+            # second place just what the same weights computed where they were trained, with a stride.
+            layer = [Bottleneck(channels, width, feature.channels, feature.stride // stride, arch.groups, dilation)]
+            channels, stride, dilation = feature.channels, feature.stride, native.stride // feature.stride
+            for _ in range(blocks - 1):
+                layer.append(Bottleneck(channels, width, channels, 1, arch.groups, dilation))
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layer))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+        self.train()
 
     def stem(self, images: Tensor) -> Tensor:
         """(b, 3, H, W) to (b, width, ⌈H/4⌉, ⌈W/4⌉)."""
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
     @property
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The four stages, from stride 4 to stride 32."""
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """The four stages, from stride 4 to the output stride."""
         return tuple(getattr(self, f"layer{stage + 1}") for stage in range(NUM_STAGES))
+
+    def frozen_modules(self) -> tuple[nn.Module, ...]:
+        """What ``frozen_stages`` keeps as it is."""
+        return () if self.frozen_stages < 0 else (self.conv1, self.bn1, *self.stages[: self.frozen_stages])
+
+    def train(self, mode: bool = True) -> ResNeXt:
+        """Training mode, but for what is frozen and, with ``norm_eval``, for every BatchNorm."""
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features, pyramid = self.stem(images), []
@@ -72,3 +122,20 @@ class ResNeXt(nn.Module):
             features = stage(features)
             pyramid.append(features)
         return tuple(pyramid)
+
+
+def build_stem(in_channels: int, width: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+
+
+def build_deep_stem(in_channels: int, width: int) -> nn.Sequential:
+    narrow = width // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, narrow, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(narrow),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(narrow, narrow, 3, padding=1, bias=False),
+        nn.BatchNorm2d(narrow),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(narrow, width, 3, padding=1, bias=False),
+    )

@@ -1,17 +1,25 @@
-"""The plain Vision Transformer, kept as a grid of tokens from end to end so that it runs at any image size."""
+"""The plain Vision Transformer, whose image tokens stay a grid, so that it runs at any image size."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_dense.archs import NUM_STAGES, ViTArch
+from hybrid_dense.archs import NUM_STAGES, FeatureSpec, ViTArch
 from hybrid_dense.layers.attention import GridAttention
 from hybrid_dense.layers.drop_path import DropPath
-from hybrid_dense.layers.mlp import MLP
+from hybrid_dense.layers.mlp import MLPS
 from hybrid_dense.layers.norm import LayerNorm2d
-from hybrid_dense.layers.position import resample_positions
+from hybrid_dense.layers.position import Rotation, resample_positions, sine_positions
+from hybrid_dense.layers.residual_conv import ResidualConv
+from hybrid_dense.layers.scale import LayerScale
+
+POSITIONS = ("learned", "sine", "rope", "none")
+GLOBAL_ATTENTION = ("full", "pooled", "none")
 
 
 class PatchEmbed(nn.Module):
@@ -29,25 +37,51 @@ class PatchEmbed(nn.Module):
         return self.proj(images)
 
 
-class ViTBlock(nn.Module):
-    """Pre-norm transformer block on a grid, (b, d, h, w) to (b, d, h, w).
+class PreNormBlock(nn.Module):
+    """Transformer block over h × w tokens and those before them: (b, p + h·w, d) to the same.
 
-    Inside, channels come last; on a channels_last grid the two permutations are views and cost nothing.
+    ``x + attn(norm(x))``, then ``x + mlp(norm(x))`` (Dosovitskiy et al. 2021, equations 2 and 3).
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, window: int, drop_path: float):
+    def __init__(
+        self,
+        dim: int,
+        attn: GridAttention,
+        mlp: nn.Module,
+        norm_eps: float,
+        layer_scale: float | None,
+        drop_path: float,
+    ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = GridAttention(dim, heads, window)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, mlp_ratio * dim)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = attn
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = mlp
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        tokens = grid.permute(0, 2, 3, 1)
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return tokens.permute(0, 3, 1, 2)
+    def forward(self, tokens: Tensor, size: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
+        tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens), size, rotation)))
+        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))
+
+
+class PostNormBlock(PreNormBlock):
+    """``x + norm(attn(x))``, then ``x + norm(mlp(x))``: as in Swin V2 (Liu et al. 2022, section 3.2)."""
+
+    def forward(self, tokens: Tensor, size: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
+        tokens = tokens + self.drop_path(self.ls1(self.norm1(self.attn(tokens, size, rotation))))
+        return tokens + self.drop_path(self.ls2(self.norm2(self.mlp(tokens))))
+
+
+BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
+
+
+@dataclass
+class Prefix:
+    """The class and register tokens of one batch, (b, p, d), on their way from segment to segment."""
+
+    tokens: Tensor | None = None
 
 
 class ViT(nn.Module):
@@ -61,8 +95,24 @@ class ViT(nn.Module):
         arch: the sizes.
         in_channels: channels of the images.
         window: largest window side in tokens; 0 makes every block global.
+        global_attention: what the last block of each segment looks at: ``"full"`` the whole grid, ``"pooled"`` the grid
+            averaged to at most 14 × 14 (cost linear in pixels), ``"none"`` its window like the others.
+        attention: ``"sdpa"``; ``"explicit"``, the same with query, key, value and attention map open to forward hooks;
+            ``"linear"``, global blocks without softmax, for very large images.
+        positions: ``"learned"``, a table resampled to the grid; ``"sine"``, fixed; ``"rope"``, rotary; ``"none"``.
+        class_token: keep a class token. It sees all tokens and is seen by all, in windows too.
+        registers: number of register tokens (Darcet et al. 2024), treated alike.
+        layer_scale: what the learned factors at the end of each residual branch start at; None has none.
+        mlp: ``"gelu"`` or ``"swiglu"``.
+        norm: ``"pre"`` normalises before attention and MLP, ``"post"`` after them, on the branch.
+        norm_pre: normalise the tokens before the first block too, as CLIP does.
+        norm_eps: ε of every LayerNorm.
+        residual_conv: end each segment with a residual convolution (ViTDet's convolutional propagation).
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
-        native_size: side in tokens of the learned position grid; any other grid resamples it.
+        native_size: side in tokens of the position table; any other grid resamples it.
+
+    Raises:
+        ValueError: a name that is none of the above, a depth that is no multiple of 4, heads that do not divide.
     """
 
     def __init__(
@@ -70,34 +120,58 @@ class ViT(nn.Module):
         arch: ViTArch,
         in_channels: int = 3,
         window: int = 14,
+        global_attention: str = "full",
+        attention: str = "sdpa",
+        positions: str = "learned",
+        class_token: bool = False,
+        registers: int = 0,
+        layer_scale: float | None = None,
+        mlp: str = "gelu",
+        norm: str = "pre",
+        norm_pre: bool = False,
+        norm_eps: float = 1e-6,
+        residual_conv: bool = False,
         drop_path_rate: float = 0.0,
         native_size: int = 14,
     ):
         super().__init__()
         if arch.depth % NUM_STAGES:
             raise ValueError(f"vit depth {arch.depth} does not split into {NUM_STAGES} segments; use a multiple of 4")
+        check_choice("global_attention", global_attention, GLOBAL_ATTENTION)
+        check_choice("positions", positions, POSITIONS)
+        check_choice("mlp", mlp, MLPS)
+        check_choice("norm", norm, BLOCKS)
+        if window < 0 or registers < 0:
+            raise ValueError(f"window {window} and registers {registers} must not be negative")
+        share = {"rope": arch.dim // arch.heads, "sine": arch.dim}.get(positions, 4)
+        if share % 4:
+            raise ValueError(f"positions {positions!r} need channels that divide by 4, not {share}; use 'learned'")
+        self.feature = FeatureSpec(arch.dim, arch.patch)
+        self.positions = positions
         self.native_size = native_size
         self.patch_embed = PatchEmbed(in_channels, arch.dim, arch.patch)
-        self.pos_embed = nn.Parameter(torch.empty(1, native_size**2, arch.dim))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, arch.dim)) if class_token else None
+        self.reg_token = nn.Parameter(torch.empty(1, registers, arch.dim)) if registers else None
+        self.pos_embed = nn.Parameter(torch.empty(1, native_size**2, arch.dim)) if positions == "learned" else None
+        self.norm_pre = LayerNorm2d(arch.dim, eps=norm_eps) if norm_pre else nn.Identity()
         per_segment = arch.depth // NUM_STAGES
         drop_path = torch.linspace(0, drop_path_rate, arch.depth, device="cpu").tolist()
-        self.blocks = nn.Sequential(
-            *(
-                ViTBlock(
-                    arch.dim,
-                    arch.heads,
-                    arch.mlp_ratio,
-                    window=0 if (index + 1) % per_segment == 0 else window,
-                    drop_path=drop_path[index],
-                )
-                for index in range(arch.depth)
+        self.blocks = nn.ModuleList()
+        for index in range(arch.depth):
+            sees_all = (index + 1) % per_segment == 0 and global_attention != "none"
+            attn = GridAttention(
+                arch.dim, arch.heads, 0 if sees_all else window, attention, pooled=global_attention == "pooled"
             )
-        )
-        self.norm = LayerNorm2d(arch.dim, eps=1e-6)
+            feed_forward = MLPS[mlp](arch.dim, arch.mlp_ratio)
+            self.blocks.append(BLOCKS[norm](arch.dim, attn, feed_forward, norm_eps, layer_scale, drop_path[index]))
+        self.residuals = nn.ModuleList(ResidualConv(arch.dim) for _ in range(NUM_STAGES)) if residual_conv else None
+        self.norm = LayerNorm2d(arch.dim, eps=norm_eps)
         self._init_weights()
 
     def _init_weights(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for table in (self.pos_embed, self.cls_token, self.reg_token):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -106,23 +180,64 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Patches plus positions: (b, 3, H, W) to (b, d, ⌈H/16⌉, ⌈W/16⌉)."""
         grid = self.patch_embed(images)
-        side = self.native_size
-        positions = self.pos_embed.transpose(1, 2).reshape(1, -1, side, side)
-        return grid + resample_positions(positions, grid.shape[-2:])
+        size, side = grid.shape[-2:], self.native_size
+        if self.pos_embed is not None:
+            grid = grid + resample_positions(self.pos_embed.transpose(1, 2).unflatten(2, (side, side)), size)
+        elif self.positions == "sine":
+            grid = grid + sine_positions(self.feature.channels, size, side, grid.device).to(grid.dtype)
+        return self.norm_pre(grid)
 
     @property
-    def segments(self) -> tuple[nn.Module, ...]:
+    def segments(self) -> tuple[partial, ...]:
         """Four runs of blocks, each (b, d, h, w) to (b, d, h, w); the last ends with the final norm.
 
-        They are made anew from ``blocks`` on every access, so that a wrapped or replaced block is used at once; hooks
-        belong on the blocks.
+        They are made anew on every access, for one batch: class and register tokens travel from one to the next behind
+        the grid's back. Hooks belong on the blocks.
         """
+        prefix = Prefix()
+        return tuple(partial(self.run_segment, index, prefix) for index in range(NUM_STAGES))
+
+    def segment_blocks(self, index: int) -> nn.ModuleList:
+        """The blocks of segment 0, 1, 2 or 3."""
         per_segment = len(self.blocks) // NUM_STAGES
-        runs = [self.blocks[start : start + per_segment] for start in range(0, len(self.blocks), per_segment)]
-        return (*runs[:-1], nn.Sequential(*runs[-1], self.norm))
+        return self.blocks[index * per_segment : (index + 1) * per_segment]
+
+    def run_segment(self, index: int, prefix: Prefix, grid: Tensor) -> Tensor:
+        """Segment ``index`` over a grid of any size; ``prefix`` is read, and left as the segment's blocks made it."""
+        size = tuple(grid.shape[-2:])
+        before = self.first_prefix(grid) if prefix.tokens is None else prefix.tokens
+        tokens = grid.flatten(2).transpose(1, 2)
+        if before.shape[1]:
+            tokens = torch.cat((before, tokens), dim=1)
+        heads = self.blocks[0].attn.heads
+        rotation = Rotation.of_grid(size, grid.shape[1] // heads, tokens) if self.positions == "rope" else None
+        for block in self.segment_blocks(index):
+            tokens = block(tokens, size, rotation)
+        prefix.tokens, tokens = tokens.split([before.shape[1], size[0] * size[1]], dim=1)
+        grid = tokens.transpose(1, 2).unflatten(2, size)
+        if self.residuals is not None:
+            grid = self.residuals[index](grid)
+        return self.norm(grid) if index == NUM_STAGES - 1 else grid
+
+    def first_prefix(self, grid: Tensor) -> Tensor:
+        """Class and register tokens as they were learned, for a batch: (b, p, d)."""
+        learned = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        if not learned:
+            return grid.new_empty(grid.shape[0], 0, grid.shape[1])
+        tokens = torch.cat(learned, dim=1)
+        if isinstance(self.norm_pre, nn.LayerNorm):
+            tokens = F.layer_norm(
+                tokens, tokens.shape[-1:], self.norm_pre.weight, self.norm_pre.bias, self.norm_pre.eps
+            )
+        return tokens.expand(grid.shape[0], -1, -1).to(grid.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         grid = self.embed(images)
         for segment in self.segments:
             grid = segment(grid)
         return grid
+
+
+def check_choice(option: str, value: str, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} {value!r} is not one of {', '.join(choices)}")
