@@ -5,9 +5,9 @@
   python benchmarks/growth.py --variant rxnano_vit_pico --sizes 128 256 --repeat 3
 
 Rows: full global attention, pooled global attention, activation checkpointing. Every measurement runs in a process of
-its own, and the two sizes of a row take turns, so that a busy machine slows both down. Memory is the peak above what the
-process held before the step: of the GPU where there is one, else of the process. Ratios carry over to other machines,
-seconds do not.
+its own, and the two sizes of a row take turns, so that a busy machine slows both down. Memory is the peak above what
+the process held before the step: of the GPU where there is one, else of the process. Ratios carry over to other
+machines, seconds do not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def main() -> int:
                 found.setdefault((row, size), []).append(json.loads(done.stdout.splitlines()[-1]))
                 seconds, memory = found[row, size][-1]
                 print(f"  {row}, {size}×{size}: {seconds:.2f} s, {memory:.2f} GiB", file=sys.stderr, flush=True)
-    print_table(args, {key: [statistics.median(values) for values in zip(*runs)] for key, runs in found.items()})
+    print_table(
+        args, {key: [statistics.median(values) for values in zip(*runs, strict=True)] for key, runs in found.items()}
+    )
     return 0
 
 

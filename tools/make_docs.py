@@ -9,11 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-from mmengine.registry import MODELS
-
-import hybrid_dense
-from hybrid_dense.analysis.complexity import count_flops, count_parameters
+from hybrid_dense.cli.describe import survey, variants_page
+from hybrid_dense.report.tables import markdown_table
 
 PROJECT = Path(__file__).parents[1]
 README_VARIANTS = [
@@ -26,48 +23,31 @@ README_VARIANTS = [
     "rx101_vit_b",
     "rx152_vit_l",
 ]
-SIZE = 512
-
-
-def variants_table() -> str:
-    lines = [
-        f"| variant | CNN (M) | ViT (M) | fusions (M) | backbone (M) | GFLOPs, {SIZE}×{SIZE} | C2 … C5 channels |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for variant in README_VARIANTS:
-        with torch.device("meta"):
-            backbone = MODELS.build(dict(type="ParallelResNeXtViT", variant=variant)).eval()
-            images = torch.zeros(1, 3, SIZE, SIZE)
-        flops = count_flops(lambda backbone=backbone, images=images: backbone(images))
-        parts = (backbone.cnn, backbone.vit, backbone.fusions, backbone)
-        params = " | ".join(f"{count_parameters(part) / 1e6:.1f}" for part in parts)
-        channels = ", ".join(map(str, backbone.out_channels))
-        lines.append(f"| `{variant}` | {params} | {flops / 1e9:.1f} | {channels} |")
-    return "\n".join(lines)
-
-
-TABLES = {"variants": variants_table}
+SIZE = (512, 512)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    hybrid_dense.register_all_modules()
-    stale = []
-    for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
-        old = path.read_text()
-        new = re.sub(
+    tables = survey(SIZE)
+    (header, rows), topologies, fusions = tables.values()
+    chosen = [row for name in README_VARIANTS for row in rows if row[0] == f"`{name}`"]
+    texts = {"variants": (header, chosen), "topologies": topologies, "fusions": fusions}
+    pages = {PROJECT / "docs/variants.md": variants_page(SIZE, tables) + "\n"}
+    for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
+        pages[path] = re.sub(
             r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
-            lambda found: found[1] + TABLES[found[2]]() + "\n" + found[3],
-            old,
+            lambda found: found[1] + markdown_table(*texts[found[2]]) + "\n" + found[3],
+            pages.get(path) or path.read_text(),
             flags=re.DOTALL,
         )
-        if new != old:
-            stale.append(str(path.relative_to(PROJECT)))
-            if not check:
-                path.write_text(new)
-    print(f"{'out of date' if check else 'written'}: {', '.join(stale)}" if stale else "up to date")
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    if not check:
+        for path in stale:
+            path.write_text(pages[path])
+    names = ", ".join(str(path.relative_to(PROJECT)) for path in stale)
+    print(f"{'out of date' if check else 'written'}: {names}" if stale else "up to date")
     return 1 if check and stale else 0
 
 

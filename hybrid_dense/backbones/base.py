@@ -72,8 +72,10 @@ class Backbone(BaseModule, ABC):
         rule = check_rule(dict(type="GatedFusion") if fusion is None else fusion)
         self.build(rule, parse_fusion_stages(fusion_stages), options)
         if with_cp:
-            for module in self.checkpointed():
-                recompute(module)
+            for name, modules in self.parts().items():
+                # The first layer has nothing before it to keep but the image.
+                for module in modules if name not in ("stem", "embed") else ():
+                    recompute(module)
         # Convolutions and token-wise layers then share one memory layout, and no stage copies to change it.
         self.to(memory_format=torch.channels_last)
 
@@ -85,8 +87,8 @@ class Backbone(BaseModule, ABC):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]: ...
 
     @abstractmethod
-    def checkpointed(self) -> list[nn.Module]:
-        """What ``with_cp`` recomputes, module by module."""
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of each part (stem, stages, embed, segments, fusions) by its name."""
 
     @classmethod
     def check_options(cls, options: dict) -> None:
@@ -143,8 +145,9 @@ class HybridBackbone(Backbone):
         """The CNN map and the grid that each of the four fusions joins."""
         return [(feature, self.vit.feature) for feature in self.cnn.features]
 
-    def checkpointed(self) -> list[nn.Module]:
-        return [*(block for stage in self.cnn.stages for block in stage), *self.vit.blocks, *self.fusions]
+    def parts(self) -> dict[str, list[nn.Module]]:
+        fusions = {f"fusion {number}": [fusion] for number, fusion in enumerate(self.fusions, start=1)}
+        return {**self.cnn.parts(), **self.vit.parts(), **fusions}
 
 
 def into_cnn(rule: dict) -> dict:

@@ -67,8 +67,9 @@ class InterleavedResNeXtViT(HybridBackbone):
     def fusion_streams(self) -> list[tuple[FeatureSpec, FeatureSpec]]:
         return [(feature, FeatureSpec(self.vit.feature.channels, feature.stride)) for feature in self.cnn.features]
 
-    def checkpointed(self) -> list[nn.Module]:
-        return [*super().checkpointed(), *self.entries]
+    def parts(self) -> dict[str, list[nn.Module]]:
+        entries = {f"entry {number}": [entry] for number, entry in enumerate(self.entries, start=1)}
+        return {**super().parts(), **entries}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         images = self.prepare(images)

@@ -17,8 +17,8 @@ class PlainResNeXt(Backbone):
         self.out_channels = tuple(feature.channels for feature in self.cnn.features)
         self.strides = tuple(feature.stride for feature in self.cnn.features)
 
-    def checkpointed(self) -> list[nn.Module]:
-        return [block for stage in self.cnn.stages for block in stage]
+    def parts(self) -> dict[str, list[nn.Module]]:
+        return self.cnn.parts()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return contiguous_maps(self.cnn(self.prepare(images)))
@@ -37,8 +37,9 @@ class PlainViT(Backbone):
         self.out_channels = tuple(feature.channels for feature in self.pyramid.features)
         self.strides = tuple(feature.stride for feature in self.pyramid.features)
 
-    def checkpointed(self) -> list[nn.Module]:
-        return [*self.vit.blocks, *self.pyramid.levels]
+    def parts(self) -> dict[str, list[nn.Module]]:
+        levels = {f"level {number}": [level] for number, level in enumerate(self.pyramid.levels, start=1)}
+        return {**self.vit.parts(), **levels}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         images = self.prepare(images)

@@ -1,11 +1,13 @@
-"""Parameters, GFLOPs and feature shapes of a backbone, or of the whole model of a config.
+"""Parameters, GFLOPs and feature shapes of a backbone, of every variant, or of the whole model of a config.
 
-  hybrid-dense describe rx50_vit_s --size 512 512
+  hybrid-dense describe                                        every variant, topology and fusion rule
+  hybrid-dense describe rx50_vit_s --size 512 512              one backbone, part by part
+  hybrid-dense describe rx50_vit_s --topology SerialResNeXtViT --fusion CrossAttentionFusion
   hybrid-dense describe configs/mask_rcnn_rx50_vit.py --size 800 1333
   hybrid-dense describe configs/mask_rcnn_rx50_vit.py --step --cfg-options data_root=DIR
 
 A GFLOP counts two operations a multiply-add, attention included. --step takes one real training step and one test
-image from the config's data sets and prints time and peak memory.
+image from the config's data sets and prints time and peak memory. --markdown prints docs/variants.md.
 """
 
 from __future__ import annotations
@@ -17,50 +19,149 @@ from pathlib import Path
 
 from hybrid_dense.cli.arguments import add_config_arguments
 
+PLAIN = ("PlainResNeXt", "PlainViT")
+EXAMPLE = "rx50_vit_s"
+
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a variant such as rx50_vit_s, or a config file")
+    parser.add_argument(
+        "model", nargs="?", help="a variant such as rx50_vit_s, or a config file; without, all variants"
+    )
     add_config_arguments(parser, config=False)
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="image size in pixels"
+        "--size", type=int, nargs="+", default=[512], metavar="PIXELS", help="image height and width, or one for both"
     )
-    parser.add_argument("--topology", default="ParallelResNeXtViT", help="backbone class, where a variant is given")
-    parser.add_argument("--fusion", default="GatedFusion", help="fusion rule, where a variant is given")
+    parser.add_argument(
+        "--topology", default="ParallelResNeXtViT", help="backbone class, where no config is given: a hybrid or Plain…"
+    )
+    parser.add_argument("--fusion", default="GatedFusion", help="fusion rule, where no config is given")
     parser.add_argument("--step", action="store_true", help="take one training step and one test image (config only)")
+    parser.add_argument("--markdown", action="store_true", help="print all variants as a page of Markdown")
 
 
 def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
 
-    if args.model.endswith((".py", ".json", ".yaml", ".yml")):
-        describe_config(args)
-    elif args.step:
+    if len(args.size) > 2:
+        raise CommandError(f"--size takes a height and a width, or one number for both, not {len(args.size)} numbers")
+    args.size = (args.size * 2)[:2]
+    is_config = args.model is not None and args.model.endswith((".py", ".json", ".yaml", ".yml"))
+    if args.step and not is_config:
         raise CommandError("--step needs a config, since a backbone alone has no loss")
+    if is_config:
+        describe_config(args)
+    elif args.markdown:
+        print(variants_page(tuple(args.size), survey(tuple(args.size))))
+    elif args.model is None:
+        describe_all(tuple(args.size))
     else:
         describe_backbone(args)
     return 0
 
 
 def describe_backbone(args: argparse.Namespace) -> None:
+    import hybrid_dense
+    from hybrid_dense.analysis.structure import describe_parts
+    from hybrid_dense.report.tables import print_table
+
+    hybrid_dense.register_all_modules()
+    config = dict(type=known_backbone(args.topology), variant=args.model, fusion=dict(type=args.fusion))
+    parts = describe_parts(config, args.size)
+    sections = [i for i, (part, following) in enumerate(zip(parts, parts[1:], strict=False)) if ends(part, following)]
+    rows = [(part.name, " × ".join(map(str, part.output or ())), mega(part), giga(part)) for part in parts]
+    title = f"{args.topology} {args.model}, {args.fusion}, {args.size[0]}×{args.size[1]}"
+    print_table(title, ("part", "output", "params (M)", "GFLOPs"), rows, sections)
+
+
+def ends(part, following) -> bool:
+    """Whether a group of parts (stages, segments, fusions, …) ends with this one."""
+    return part.name.split()[0] != following.name.split()[0] and part.name not in ("stem", "embed")
+
+
+def known_backbone(name: str) -> str:
+    """The name of a backbone class, or a CommandError that names the nearest."""
+    from difflib import get_close_matches
+
+    from hybrid_dense import list_topologies
+    from hybrid_dense.cli import CommandError
+
+    known = [*list_topologies(), *PLAIN]
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise CommandError(f"unknown topology {name!r}, did you mean {near!r}? There are {', '.join(known)}")
+    return name
+
+
+def describe_all(size: tuple[int, int]) -> None:
+    from hybrid_dense.report.tables import print_table
+
+    for title, (header, rows) in survey(size).items():
+        print_table(title, header, rows)
+
+
+def variants_page(size: tuple[int, int], tables: dict) -> str:
+    """docs/variants.md, from the tables of ``survey``."""
+    from hybrid_dense.report.tables import markdown_table
+
+    head = (
+        "# Variants, topologies and fusion rules\n\n"
+        f"Written by `hybrid-dense describe --markdown`, for images of {size[0]}×{size[1]} pixels. A GFLOP counts two\n"
+        "operations a multiply-add, attention included. `hybrid-dense describe VARIANT --topology … --fusion …` prints "
+        "one\nof them part by part."
+    )
+    sections = [f"## {title[0].upper()}{title[1:]}\n\n{markdown_table(*table)}" for title, table in tables.items()]
+    return "\n\n".join([head, *sections])
+
+
+def survey(size: tuple[int, int]) -> dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """Header and rows of a table of every variant, one of every topology and one of every fusion rule."""
+    import hybrid_dense
+
+    hybrid_dense.register_all_modules()
+    columns = ("CNN (M)", "ViT (M)", "fusions (M)", "backbone (M)", "GFLOPs", "channels")
+
+    def row(name: str, **changes: object) -> tuple[str, ...]:
+        return (f"`{name}`", *summarise(dict(dict(type="ParallelResNeXtViT", variant=EXAMPLE), **changes), size))
+
+    return {
+        "every variant, `ParallelResNeXtViT` with `GatedFusion`": (
+            ("variant", *columns),
+            [row(variant, variant=variant) for variant in hybrid_dense.list_variants()],
+        ),
+        f"every topology, `{EXAMPLE}` with `GatedFusion`": (
+            ("topology", *columns),
+            [row(topology, type=topology) for topology in (*hybrid_dense.list_topologies(), *PLAIN)],
+        ),
+        f"every fusion rule, `ParallelResNeXtViT` `{EXAMPLE}`": (
+            ("fusion", *columns),
+            [row(fusion, fusion=dict(type=fusion)) for fusion in hybrid_dense.list_fusions()],
+        ),
+    }
+
+
+def summarise(config: dict, size: tuple[int, int]) -> tuple[str, ...]:
+    """Parameters of CNN, ViT, what joins them, and all; GFLOPs; channels of the maps."""
     import torch
     from mmengine.registry import MODELS
 
-    import hybrid_dense
-    from hybrid_dense.analysis.complexity import count_flops, count_parameters
+    from hybrid_dense.analysis.complexity import count_parameters
+    from hybrid_dense.analysis.structure import describe_parts
 
-    hybrid_dense.register_all_modules()
-    # Shapes and operations need no numbers: the meta device holds none and computes none.
     with torch.device("meta"):
-        backbone = MODELS.build(dict(type=args.topology, variant=args.model, fusion=dict(type=args.fusion))).eval()
-        images = torch.zeros(1, backbone.in_channels, *args.size)
-    maps = backbone(images)
-    calls = {"cnn": backbone.cnn, "vit": backbone.vit, "total": backbone}
-    flops = {name: count_flops(lambda part=part: part(images)) for name, part in calls.items()}
-    params = {name: count_parameters(part) for name, part in calls.items()}
-    rest = "fusions"
-    print_costs(f"{args.topology} {args.model}, {args.fusion}, {args.size[0]}×{args.size[1]}", params, flops, rest)
-    for level, (features, stride) in enumerate(zip(maps, backbone.strides, strict=True), start=2):
-        print(f"  C{level}  stride {stride:2}  {features.shape[1]} × {features.shape[2]} × {features.shape[3]}")
+        backbone = MODELS.build(config)
+    total = describe_parts(config, size)[-1]
+    trunks = [count_parameters(part) if part is not None else 0 for part in map(backbone._modules.get, ("cnn", "vit"))]
+    counts = (*trunks, total.parameters - sum(trunks), total.parameters)
+    channels = ", ".join(map(str, backbone.out_channels))
+    return (*(f"{count / 1e6:.2f}" for count in counts), giga(total), channels)
+
+
+def mega(part) -> str:
+    return f"{part.parameters / 1e6:.2f}"
+
+
+def giga(part) -> str:
+    return f"{part.flops / 1e9:.1f}"
 
 
 def describe_config(args: argparse.Namespace) -> None:
@@ -111,19 +212,14 @@ def take_step(runner, optim_wrapper: dict) -> None:
 
 def print_costs(title: str, params: dict[str, int], flops: dict[str, int], rest: str) -> None:
     """A table of the parts, the rest that no part accounts for, and the total."""
-    from rich.console import Console
-    from rich.table import Table
+    from hybrid_dense.report.tables import print_table
 
     parts = [name for name in params if name != "total"]
     rows = [(name, params[name], flops[name]) for name in parts]
     rows.append((rest, *(2 * count["total"] - sum(count.values()) for count in (params, flops))))
-    table = Table("part", title=title, title_justify="left")
-    table.add_column("params (M)", justify="right")
-    table.add_column("GFLOPs", justify="right")
-    for name, parameters, operations in rows:
-        table.add_row(name, f"{parameters / 1e6:.2f}", f"{operations / 1e9:.1f}", end_section=name == rest)
-    table.add_row("total", f"{params['total'] / 1e6:.2f}", f"{flops['total'] / 1e9:.1f}")
-    Console().print(table)
+    rows.append(("total", params["total"], flops["total"]))
+    texts = [(name, f"{parameters / 1e6:.2f}", f"{operations / 1e9:.1f}") for name, parameters, operations in rows]
+    print_table(title, ("part", "params (M)", "GFLOPs"), texts, sections=[len(parts)])
 
 
 def peak_memory() -> float:

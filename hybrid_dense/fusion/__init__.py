@@ -7,10 +7,26 @@ from mmengine.registry import MODELS
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.add import AddFusion
 from hybrid_dense.fusion.base import Fusion
+from hybrid_dense.fusion.channel_attention import ChannelAttentionFusion
+from hybrid_dense.fusion.concat import ConcatFusion
+from hybrid_dense.fusion.cross_attention import CrossAttentionFusion
+from hybrid_dense.fusion.deformable import DeformableFusion
 from hybrid_dense.fusion.gated import GatedFusion
 from hybrid_dense.fusion.identity import IdentityFusion
 
-__all__ = ["AddFusion", "Fusion", "GatedFusion", "IdentityFusion", "build_fusion", "check_rule", "list_fusions"]
+__all__ = [
+    "AddFusion",
+    "ChannelAttentionFusion",
+    "ConcatFusion",
+    "CrossAttentionFusion",
+    "DeformableFusion",
+    "Fusion",
+    "GatedFusion",
+    "IdentityFusion",
+    "build_fusion",
+    "check_rule",
+    "list_fusions",
+]
 
 
 def list_fusions() -> list[str]:

@@ -101,6 +101,11 @@ class ResNeXt(nn.Module):
         """The four stages, from stride 4 to the output stride."""
         return tuple(getattr(self, f"layer{stage + 1}") for stage in range(NUM_STAGES))
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of each part by its name, in the order of the forward pass."""
+        stages = {f"stage {number}": list(stage) for number, stage in enumerate(self.stages, start=1)}
+        return {"stem": [self.conv1, self.bn1, self.maxpool], **stages}
+
     def frozen_modules(self) -> tuple[nn.Module, ...]:
         """What ``frozen_stages`` keeps as it is."""
         return () if self.frozen_stages < 0 else (self.conv1, self.bn1, *self.stages[: self.frozen_stages])

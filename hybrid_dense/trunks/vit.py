@@ -202,6 +202,14 @@ class ViT(nn.Module):
         per_segment = len(self.blocks) // NUM_STAGES
         return self.blocks[index * per_segment : (index + 1) * per_segment]
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of each part by its name, in the order of the forward pass."""
+        segments = {f"segment {index + 1}": list(self.segment_blocks(index)) for index in range(NUM_STAGES)}
+        if self.residuals is not None:
+            for blocks, residual in zip(segments.values(), self.residuals, strict=True):
+                blocks.append(residual)
+        return {"embed": [self.patch_embed], **segments}
+
     def run_segment(self, index: int, prefix: Prefix, grid: Tensor) -> Tensor:
         """Segment ``index`` over a grid of any size; ``prefix`` is read, and left as the segment's blocks made it."""
         size = tuple(grid.shape[-2:])

@@ -1,44 +1,46 @@
-"""What each rule computes, and that a stranger's rule of a few lines is as good as ours."""
+"""What every rule promises, whatever it computes."""
 
 import pytest
 import torch
 from mmengine.registry import MODELS
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
-import hybrid_dense
-from hybrid_dense.archs import FeatureSpec
-from hybrid_dense.fusion import AddFusion, Fusion, GatedFusion, build_fusion, list_fusions
-from hybrid_dense.fusion.base import DIRECTIONS, Bridge
+from hybrid_dense.analysis.complexity import count_flops
+from hybrid_dense.archs import FeatureSpec, parse_variant
+from hybrid_dense.fusion import build_fusion, list_fusions
+from hybrid_dense.fusion.base import DIRECTIONS
 
 CONV, GRID = FeatureSpec(channels=32, stride=8), FeatureSpec(channels=48, stride=16)
+OURS = [
+    "AddFusion",
+    "ChannelAttentionFusion",
+    "ConcatFusion",
+    "CrossAttentionFusion",
+    "DeformableFusion",
+    "GatedFusion",
+    "IdentityFusion",
+]
 RULES = [rule for rule in list_fusions() if rule != "IdentityFusion"]
-POINTWISE = ["AddFusion", "GatedFusion"]
+POINTWISE = ["AddFusion", "ConcatFusion", "GatedFusion"]
+
+every_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def draw_streams():
-    """The two streams of an image of 56 × 104 pixels."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 32, 7, 13, generator=generator), torch.randn(2, 48, 4, 7, generator=generator)
+def draw(conv, height, width, batch=2):
+    """Both streams of images of this size, the CNN's one with these channels and this stride."""
+    return tuple(
+        torch.randn(batch, spec.channels, -(-height // spec.stride), -(-width // spec.stride)) for spec in (conv, GRID)
+    )
 
 
-def build(rule, direction="both", conv=CONV):
-    """A rule whose weights all differ from their start."""
-    torch.manual_seed(0)
-    fusion = build_fusion(dict(type=rule, direction=direction), conv, GRID).eval()
-    with torch.no_grad():
-        for parameter in fusion.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    return fusion
-
-
-@pytest.mark.parametrize("rule", RULES)
+@every_rule
 @torch.no_grad()
-def test_direction_says_which_stream_changes(rule):
-    conv, grid = draw_streams()
+def test_direction_says_which_stream_changes(rule, build, streams):
     changed = {
         direction: tuple(
             not torch.equal(after, before)
-            for after, before in zip(build(rule, direction)(conv, grid), (conv, grid), strict=True)
+            for after, before in zip(build(rule, direction)(*streams), streams, strict=True)
         )
         for direction in DIRECTIONS
     }
@@ -48,18 +50,27 @@ def test_direction_says_which_stream_changes(rule):
 @pytest.mark.parametrize("rule", list_fusions())
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 @torch.no_grad()
-def test_streams_keep_their_shapes_at_every_stage(rule, stride):
+def test_streams_keep_their_shapes_at_every_stage(rule, stride, build):
     fusion = build(rule, conv=FeatureSpec(32, stride))
     for height, width in [(32, 32), (33, 65), (250, 40)]:
-        conv = torch.randn(1, 32, -(-height // stride), -(-width // stride))
-        grid = torch.randn(1, 48, -(-height // 16), -(-width // 16))
+        conv, grid = draw(FeatureSpec(32, stride), height, width, batch=1)
         assert [stream.shape for stream in fusion(conv, grid)] == [conv.shape, grid.shape]
+
+
+@pytest.mark.parametrize("channels", [(8, 48), (40, 50), (32, 7)])
+@every_rule
+@torch.no_grad()
+def test_any_number_of_channels_will_do(rule, channels, build):
+    conv, grid = (FeatureSpec(count, 16) for count in channels)
+    streams = torch.randn(1, channels[0], 3, 5), torch.randn(1, channels[1], 3, 5)
+    fused = build(rule, conv=conv, grid=grid)(*streams)
+    assert [stream.shape for stream in fused] == [stream.shape for stream in streams]
 
 
 @pytest.mark.parametrize("rule", list_fusions())
 @torch.no_grad()
-def test_both_bridges_read_the_streams_as_they_came_in(rule):
-    conv, grid = draw_streams()
+def test_both_bridges_read_the_streams_as_they_came_in(rule, build, streams):
+    conv, grid = streams
     fusion = build(rule)
     before = conv.clone(), grid.clone()
     fused_conv, fused_grid = fusion(conv, grid)
@@ -69,11 +80,20 @@ def test_both_bridges_read_the_streams_as_they_came_in(rule):
     assert torch.equal(fused_grid, fusion.to_vit(grid, conv))
 
 
+@every_rule
+@torch.no_grad()
+def test_an_image_does_not_see_its_batch(rule, build, streams):
+    fusion = build(rule)
+    parts = [fusion(*(stream[index : index + 1] for stream in streams)) for index in range(2)]
+    for whole, single in zip(fusion(*streams), zip(*parts, strict=True), strict=True):
+        assert_close(whole, torch.cat(single), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("rule", POINTWISE)
 @torch.no_grad()
-def test_a_message_lands_where_it_came_from(rule):
+def test_a_message_lands_where_it_came_from(rule, build, streams):
     """A change in one token reaches the CNN's map around it and nowhere else, and the other way round."""
-    conv, grid = draw_streams()
+    conv, grid = streams
     fusion = build(rule)
     other_conv, other_grid = conv.clone(), grid.clone()
     other_conv[:, :, 6, 2] += torch.randn(32)
@@ -90,110 +110,115 @@ def test_a_message_lands_where_it_came_from(rule):
     assert into_grid == {(3, 1)}
 
 
-@torch.no_grad()
-def test_add_is_the_target_plus_a_projection_of_the_normalised_source():
-    conv, grid = draw_streams()
-    carry = build("AddFusion", conv=FeatureSpec(32, 16)).to_cnn.carry
-    conv = conv[:, :, :4, :7]
-    normalised = (grid - grid.mean(1, keepdim=True)) / grid.std(1, keepdim=True, unbiased=False)
-    normalised = normalised * carry.norm.weight[:, None, None] + carry.norm.bias[:, None, None]
-    message = torch.einsum("oc,bchw->bohw", carry.project.weight[..., 0, 0], normalised)
-    expected = conv + message + carry.project.bias[:, None, None]
-    fused, _ = build("AddFusion", conv=FeatureSpec(32, 16))(conv, grid)
-    assert_close(fused, expected, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_a_hook_reads_the_gates():
-    conv, grid = draw_streams()
-    fusion = build("GatedFusion")
-    gates = {}
-    for name in ("to_cnn", "to_vit"):
-        bridge = getattr(fusion, name)
-        bridge.gate.register_forward_hook(lambda module, inputs, gate, name=name: gates.update({name: gate}))
-    fused_conv, fused_grid = fusion(conv, grid)
-    assert gates["to_cnn"].shape == conv.shape
-    assert gates["to_vit"].shape == grid.shape
-    for gate in gates.values():
-        assert gate.min() > 0
-        assert gate.max() < 1
-        assert gate.std() > 0.01, "the gate does not look at the streams"
-    # What the hook shows is what weighs the message.
-    for fused, stream, source, bridge, name in [
-        (fused_conv, conv, grid, fusion.to_cnn, "to_cnn"),
-        (fused_grid, grid, conv, fusion.to_vit, "to_vit"),
-    ]:
-        assert_close(fused, stream + gates[name] * bridge.carry(source, stream.shape[-2:]))
-
-
-@torch.no_grad()
-def test_the_gate_looks_at_both_streams():
-    conv, grid = draw_streams()
-    fusion, gates = build("GatedFusion"), []
-    fusion.to_cnn.gate.register_forward_hook(lambda module, inputs, gate: gates.append(gate))
-    for streams in [(conv, grid), (conv + torch.randn_like(conv), grid), (conv, torch.randn_like(grid))]:
-        fusion(*streams)
-    assert not torch.allclose(gates[0], gates[1], atol=1e-3)
-    assert not torch.allclose(gates[0], gates[2], atol=1e-3)
-
-
-def test_identity_has_no_parameters():
-    assert not list(build_fusion(dict(type="IdentityFusion"), CONV, GRID).parameters())
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_the_way_into_the_cnn_opens_at_zero_and_the_way_into_the_vit_nearly(rule):
+@every_rule
+def test_the_way_into_the_cnn_opens_at_zero_and_the_way_into_the_vit_nearly(rule, streams):
     torch.manual_seed(0)
     fusion = build_fusion(dict(type=rule), CONV, GRID)
-    conv, grid = draw_streams()
+    conv, grid = streams
     with torch.no_grad():
         fused_conv, fused_grid = fusion(conv, grid)
     assert torch.equal(fused_conv, conv)
     assert 0 < (fused_grid - grid).abs().max() < 0.1
 
 
-@pytest.fixture
-def strangers_rule():
-    """A rule as another package would write it."""
-
-    class PositiveBridge(Bridge):
-        def forward(self, target, source):
-            return target + self.carry(source, target.shape[-2:]).relu()
-
-    @MODELS.register_module()
-    class PositiveFusion(Fusion):
-        bridge = PositiveBridge
-
-    yield PositiveFusion
-    MODELS.module_dict.pop("PositiveFusion")
-
-
-def test_a_strangers_rule_works_by_name(strangers_rule):
-    assert "PositiveFusion" in hybrid_dense.list_fusions()
+@pytest.mark.parametrize("stride", [4, 16, 32])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@every_rule
+def test_every_parameter_learns_within_two_steps(rule, direction, stride):
     torch.manual_seed(0)
-    fusion = dict(type="PositiveFusion", direction="to_cnn")
-    backbone = MODELS.build(
-        dict(type="ParallelResNeXtViT", variant="rxnano_vit_pico", fusion=fusion, fusion_stages="late")
-    ).eval()
-    assert [isinstance(rule, strangers_rule) for rule in backbone.fusions] == [False, False, True, True]
-    images = torch.randn(1, 3, 65, 40)
-    with torch.no_grad():
-        for hybrid, alone in zip(backbone(images), backbone.cnn(images), strict=True):
-            assert torch.equal(hybrid, alone)
-        for parameter in backbone.fusions.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        changed = [
-            not torch.equal(hybrid, alone) for hybrid, alone in zip(backbone(images), backbone.cnn(images), strict=True)
-        ]
-    assert changed == [False, False, True, True]
+    conv = FeatureSpec(32, stride)
+    fusion = build_fusion(dict(type=rule, direction=direction), conv, GRID)
+    streams = draw(conv, 65, 130)
+    optimizer = torch.optim.SGD(fusion.parameters(), lr=0.1)
+    idle = {name for name, _ in fusion.named_parameters()}
+    for step in (1, 2):
+        optimizer.zero_grad(set_to_none=True)
+        sum((stream * torch.randn_like(stream)).sum() for stream in fusion(*streams)).backward()
+        assert [name for name, parameter in fusion.named_parameters() if parameter.grad is None] == [], f"step {step}"
+        idle -= {name for name, parameter in fusion.named_parameters() if parameter.grad.any()}
+        optimizer.step()
+    assert not idle
+
+
+@every_rule
+def test_gradients_into_both_streams_are_those_of_finite_differences(rule, build, streams):
+    fusion = build(rule).double()
+    streams = [stream[:1].double().requires_grad_() for stream in streams]
+    assert torch.autograd.gradcheck(lambda *streams: fusion(*streams), streams, fast_mode=True)
+
+
+@every_rule
+def test_recomputing_gives_the_same_gradients(rule, build, streams):
+    fusion = build(rule)
+    gradients = []
+    for call in (fusion, lambda *streams: checkpoint(fusion, *streams, use_reentrant=False)):
+        fusion.zero_grad()
+        sum(stream.square().sum() for stream in call(*streams)).backward()
+        gradients.append([parameter.grad.clone() for parameter in fusion.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+@every_rule
+@torch.no_grad()
+def test_a_rule_is_one_graph(rule, build, streams):
+    fusion = build(rule)
+    torch._dynamo.reset()
+    compiled = torch.compile(fusion, backend="eager", fullgraph=True)
+    for plain, traced in zip(fusion(*streams), compiled(*streams), strict=True):
+        assert_close(plain, traced, rtol=1e-6, atol=1e-6)
+
+
+@every_rule
+@torch.no_grad()
+def test_bfloat16_changes_little(rule, build):
+    fusion = build(rule)
+    torch.manual_seed(1)
+    streams = draw(CONV, 40, 56, batch=1)
+    exact = fusion(*streams)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = fusion(*streams)
+    for precise, coarse, stream in zip(exact, rounded, streams, strict=True):
+        assert_close(coarse.float(), precise, rtol=0, atol=0.05 * (precise - stream).abs().max().item() + 0.02)
+
+
+@every_rule
+@torch.no_grad()
+def test_the_memory_layout_stays(rule, build, streams):
+    fusion = build(rule).to(memory_format=torch.channels_last)
+    streams = [stream.contiguous(memory_format=torch.channels_last) for stream in streams]
+    for stream in fusion(*streams):
+        assert stream.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4])
+@every_rule
+def test_cost_is_linear_in_pixels(rule, stage):
+    cnn, vit = parse_variant("rx50_vit_s")
+    conv, grid = cnn.features[stage - 1], vit.features
+    with torch.device("meta"):
+        fusion = build_fusion(dict(type=rule), conv, grid)
+        costs = []
+        for side in (512, 1024):
+            streams = [torch.empty(1, spec.channels, side // spec.stride, side // spec.stride) for spec in (conv, grid)]
+            costs.append(count_flops(lambda streams=streams: fusion(*streams)))
+    # The means that channel attention works on cost the same at any size.
+    assert 3.5 < costs[1] / costs[0] <= 4.3
+
+
+def test_identity_has_no_parameters_and_passes_what_it_gets(streams):
+    fusion = build_fusion(dict(type="IdentityFusion"), CONV, GRID)
+    assert not list(fusion.parameters())
+    assert all(after is before for after, before in zip(fusion(*streams), streams, strict=True))
 
 
 def test_ours_are_listed():
-    assert {"AddFusion", "GatedFusion", "IdentityFusion"} <= set(list_fusions())
+    assert set(OURS) <= set(list_fusions())
     assert "Fusion" not in list_fusions()
     assert "HybridFPN" not in list_fusions()
-    assert MODELS.get("AddFusion") is AddFusion
-    assert MODELS.get("GatedFusion") is GatedFusion
+    for rule in OURS:
+        assert MODELS.get(rule).__name__ == rule
+        assert MODELS.get(rule).__doc__, "a rule says where it comes from and what it costs"
 
 
 @pytest.mark.parametrize("rule", list_fusions())
