@@ -6,6 +6,7 @@ what the restricted unpickler refuses is an error that names the refused object.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import warnings
@@ -175,7 +176,8 @@ def _starts_like_archive(path: Path) -> bool:
 
 
 def _training_state_globals() -> list:
-    """What mmengine's Runner stores beside the weights: its log buffers and the numpy arrays and numbers in them."""
+    """What training scripts store beside the weights: mmengine's log buffers with the numpy arrays and numbers in them,
+    and the command line's arguments (DeiT, MAE, DINO)."""
     from mmengine.logging import HistoryBuffer
 
     class LogBuffer(HistoryBuffer):
@@ -189,6 +191,7 @@ def _training_state_globals() -> list:
 
     reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     return [
+        argparse.Namespace,
         np.ndarray,
         np.dtype,
         *{type(np.dtype(code)) for code in _ARRAY_TYPES},

@@ -45,7 +45,8 @@ class ResNeXt(nn.Module):
         in_channels: channels of the images.
         deep_stem: three 3×3 convolutions in place of the 7×7 (He et al. 2019, section 4.2, ResNet-C); timm's names.
         output_stride: 32; at 16 or 8 the last one or two stages keep their resolution and dilate their 3×3 convolutions
-            instead (Chen et al. 2017, DeepLabv3, section 3.1).
+            instead (Chen et al. 2017, DeepLabv3, section 3.1), like torchvision's ``replace_stride_with_dilation`` and
+            mmseg's ``contract_dilation=True``.
         frozen_stages: -1 trains everything, 0 freezes the stem, i the stages up to i too: no gradients, and BatchNorm
             keeps its statistics.
         norm_eval: BatchNorm keeps its statistics everywhere, as detectors trained on few images a GPU need.

@@ -141,8 +141,9 @@ class ViT(nn.Module):
         check_choice("positions", positions, POSITIONS)
         check_choice("mlp", mlp, MLPS)
         check_choice("norm", norm, BLOCKS)
-        if window < 0 or registers < 0:
-            raise ValueError(f"window {window} and registers {registers} must not be negative")
+        for option, value in (("window", window), ("registers", registers)):
+            if value < 0:
+                raise ValueError(f"{option} {value} is negative; 0 is the least")
         share = {"rope": arch.dim // arch.heads, "sine": arch.dim}.get(positions, 4)
         if share % 4:
             raise ValueError(f"positions {positions!r} need channels that divide by 4, not {share}; use 'learned'")

@@ -1,47 +1,18 @@
 """What every backbone promises, for every topology × fusion × direction: a new member is covered once it exists."""
 
-import itertools
-
 import pytest
 import torch
-from mmengine.registry import MODELS
+import torch.nn.functional as F
+from members import build, draw_images, every_member, every_topology, perturb
 from torch import nn
 from torch.testing import assert_close
 
 import hybrid_dense
 from hybrid_dense.archs import CNN_ARCHS, CNN_STRIDES, VIT_ARCHS
-from hybrid_dense.fusion.base import DIRECTIONS
+from hybrid_dense.trunks import ViT
 
-NANO = "rxnano_vit_pico"
-TOPOLOGIES = hybrid_dense.list_topologies()
-MEMBERS = list(itertools.product(TOPOLOGIES, hybrid_dense.list_fusions(), DIRECTIONS))
 # Smallest, odd, more than one attention window (a window is at most 14 × 16 = 224 pixels), and the ViT's native grid.
 SIZES = [(32, 32), (33, 65), (67, 129), (40, 250), (224, 224)]
-
-every_member = pytest.mark.parametrize(("topology", "rule", "direction"), MEMBERS, ids=map("-".join, MEMBERS))
-every_topology = pytest.mark.parametrize("topology", TOPOLOGIES)
-
-
-def build(topology, rule="GatedFusion", direction="both", seed=0, **options):
-    torch.manual_seed(seed)
-    fusion = dict(type=rule, direction=direction)
-    return MODELS.build(dict(dict(type=topology, variant=NANO, fusion=fusion), **options))
-
-
-def draw_images(batch=2, size=(64, 64), channels=3):
-    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
-
-
-def perturb(backbone):
-    """Replace everything that starts as zero or one, so that streams mix and a forgotten tensor would be seen."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in backbone.fusions.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        for name, buffer in backbone.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.add_(torch.rand(buffer.shape, generator=generator))
-    return backbone
 
 
 @every_member
@@ -113,6 +84,57 @@ def test_state_dict_carries_everything(topology, rule, direction):
             assert torch.equal(level, copied)
 
 
+@every_member
+def test_what_fills_up_a_window_is_never_looked_at(topology, rule, direction, monkeypatch):
+    # Without global blocks, every block of the nano ViT has windows: a grid of 15 is cut into two of 8.
+    backbone = perturb(build(topology, rule, direction, global_attention="none", class_token=True)).eval()
+    images = draw_images(size=(64, 240))
+    pad, filled = F.pad, []
+
+    def pad_with_noise(tensor, amounts, mode="constant", value=None):
+        if tensor.dtype == torch.bool or tensor.shape[1] == 3:  # masks, and the pixels that a last patch lacks
+            return pad(tensor, amounts, mode, value)
+        filled.append(amounts)
+        return pad(tensor, amounts, value=100.0)
+
+    with torch.no_grad():
+        expected = backbone(images)
+        monkeypatch.setattr(F, "pad", pad_with_noise)
+        maps = backbone(images)
+    assert filled
+    for level, clean in zip(maps, expected, strict=True):
+        assert_close(level, clean, rtol=1e-5, atol=1e-5 * clean.abs().max().item())
+
+
+@every_member
+def test_bfloat16_stays_near_float32(topology, rule, direction):
+    backbone = perturb(build(topology, rule, direction), scale=0.02).eval()
+    images = draw_images(1, (32, 64))
+    with torch.no_grad():
+        expected = backbone(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = backbone(images)
+    for level, exact in zip(maps, expected, strict=True):
+        assert exact.norm() > 0
+        # bfloat16 keeps 8 bits: 0.4 % a rounding, a few per cent after some 30 layers.
+        assert (level.float() - exact).norm() < 0.05 * exact.norm()
+
+
+@every_member
+def test_checkpointing_changes_neither_gradients_nor_statistics(topology, rule, direction):
+    passes = []
+    for with_cp in (False, True):
+        backbone = perturb(build(topology, rule, direction, with_cp=with_cp, drop_path_rate=0.3)).train()
+        torch.manual_seed(5)
+        sum((level * level).mean() for level in backbone(draw_images(3))).backward()
+        gradients = {name: parameter.grad for name, parameter in backbone.named_parameters()}
+        passes.append({**gradients, **dict(backbone.named_buffers())})
+    plain, recomputed = passes
+    assert plain.keys() == recomputed.keys()
+    for name, tensor in plain.items():
+        assert_close(recomputed[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @every_topology
 def test_parts_that_outside_tools_rely_on(topology):
     backbone = build(topology).eval()
@@ -121,16 +143,34 @@ def test_parts_that_outside_tools_rely_on(topology):
     assert isinstance(backbone.fusions, nn.ModuleList)
     assert len(backbone.out_channels) == len(backbone.strides) == 4
     with torch.no_grad():
-        conv, grid = backbone.cnn.stem(images), backbone.vit.embed(images)
+        conv = backbone.cnn.stem(images)
         assert conv.shape[-2:] == (16, 24)
-        assert grid.shape[-2:] == (4, 6)
-        for stage, segment, channels in zip(
-            backbone.cnn.stages, backbone.vit.segments, backbone.out_channels, strict=True
-        ):
-            conv, grid_shape = stage(conv), grid.shape
-            grid = segment(grid)
+        maps = []
+        for stage, channels in zip(backbone.cnn.stages, backbone.out_channels, strict=True):
+            conv = stage(conv)
             assert conv.shape[1] == channels
-            assert grid.shape == grid_shape
+            maps.append(conv)
+        # The serial ViT takes its tokens from C4.
+        grid = backbone.vit.embed(maps[2] if topology == "SerialResNeXtViT" else images)
+        shape = grid.shape
+        assert shape[-2:] == (4, 6)
+        for segment in backbone.vit.segments:
+            grid = segment(grid)
+            assert grid.shape == shape
+
+
+@every_topology
+def test_every_parameter_belongs_to_one_part(topology):
+    backbone = build(topology)
+    owned = [p for modules in backbone.parts().values() for module in modules for p in module.parameters()]
+    assert len(owned) == len(set(owned))
+    left = {name for name, parameter in backbone.named_parameters() if parameter not in set(owned)}
+    assert left == {"vit.pos_embed", "vit.norm.weight", "vit.norm.bias"}
+
+
+# torchvision's and timm's models without their classifiers; patch embedding and table of positions not counted in.
+CNN_PARAMETERS = {"r50": 23_508_032, "rx50": 22_979_904, "rx101": 42_128_704}
+VIT_BLOCKS = {"ti": 5_338_368, "s": 21_293_568, "b": 85_054_464, "l": 302_309_376}
 
 
 @every_topology
@@ -143,6 +183,21 @@ def test_every_variant_builds(topology, variant):
     assert tuple(backbone.out_channels) == expected
     assert next(backbone.cnn.layer4[-1].bn3.parameters()).shape == (expected[-1],)
     assert len(backbone.vit.blocks) == VIT_ARCHS[vit].depth
+    if cnn in CNN_PARAMETERS and "bottleneck" not in topology:
+        assert count(backbone.cnn) == CNN_PARAMETERS[cnn]
+    if vit in VIT_BLOCKS:
+        assert count(backbone.vit.blocks) == VIT_BLOCKS[vit]
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("vit", VIT_BLOCKS)
+def test_blocks_are_those_of_the_formula(vit):
+    """Attention 4d² + 4d, MLP 8d² + 5d, two norms 4d: what Dosovitskiy et al. report as 12 d² a block."""
+    arch = VIT_ARCHS[vit]
+    assert VIT_BLOCKS[vit] == arch.depth * (12 * arch.dim**2 + 13 * arch.dim)
 
 
 def test_variants_are_the_product_of_both_tables():
@@ -188,6 +243,13 @@ BAD_OPTIONS = {
     "stage 0": (dict(fusion_stages=(0, 1)), ["(0, 1)", "from 1 to 4"]),
     "stage 5": (dict(fusion_stages=[4, 5]), ["[4, 5]", "from 1 to 4"]),
     "stage alone": (dict(fusion_stages=2), ["2", "from 1 to 4"]),
+    "attention": (dict(attention="flash"), ["'flash'", "sdpa, explicit, linear"]),
+    "global attention": (dict(global_attention="half"), ["'half'", "full, pooled, none"]),
+    "positions": (dict(positions="relative"), ["'relative'", "learned, sine, rope, none"]),
+    "mlp": (dict(mlp="relu"), ["'relu'", "gelu, swiglu"]),
+    "norm": (dict(norm="sandwich"), ["'sandwich'", "pre, post"]),
+    "output stride": (dict(output_stride=4), ["4", "8, 16, 32"]),
+    "frozen stages": (dict(frozen_stages=5), ["5", "-1"]),
     "fusion without type": (dict(fusion=dict(direction="both")), ["None", "GatedFusion"]),
     "fusion as a name": (dict(fusion="AddFusion"), ["AddFusion", "type"]),
 }
@@ -200,6 +262,31 @@ def test_options_that_cannot_work(topology, case):
     with pytest.raises(ValueError) as caught:
         build(topology, **options)
     check_one_line(caught, words)
+
+
+@every_topology
+def test_an_unknown_option_names_the_nearest(topology):
+    with pytest.raises(TypeError) as caught:
+        build(topology, widnow=7)
+    check_one_line(caught, ["unexpected keyword argument 'widnow'", "did you mean 'window'"])
+
+
+@every_topology
+def test_options_reach_the_trunks(topology):
+    backbone = build(topology, window=7, norm_eval=True, class_token=True, output_stride=16)
+    assert backbone.vit.cls_token is not None
+    assert backbone.cnn.norm_eval
+    assert tuple(backbone.strides) == (4, 8, 16, 16)
+    with torch.no_grad():
+        maps = backbone.eval()(draw_images(1, (65, 97)))
+    assert [tuple(level.shape[-2:]) for level in maps] == [(17, 25), (9, 13), (5, 7), (5, 7)]
+
+
+def test_options_are_those_of_both_trunks():
+    options = hybrid_dense.backbones.Backbone.option_names
+    assert {"window", "attention", "global_attention", "drop_path_rate", "frozen_stages", "norm_eval"} <= options
+    assert not options & {"arch", "in_channels", "variant", "fusion"}
+    assert ViT.__init__.__kwdefaults__ is None  # all of them can be named
 
 
 def check_one_line(caught, words):

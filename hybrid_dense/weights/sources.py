@@ -1,0 +1,152 @@
+"""Where weights come from: a file, a folder, a URL, torchvision, timm, the Hugging Face hub, or a state dict."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torch import distributed
+
+from hybrid_dense.engine.checkpoint import safe_load
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a repository of the Hugging Face hub calls its weights, the preferred first."""
+
+# torchvision's own table (torchvision.models.resnet), V1 and V2 of each.
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+TORCHVISION_FILES = {
+    "resnet50": ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"),
+    "resnet101": ("resnet101-63fe2227.pth", "resnet101-cd907fc2.pth"),
+    "resnet152": ("resnet152-394f9c45.pth", "resnet152-f82ba261.pth"),
+    "resnext50_32x4d": ("resnext50_32x4d-7cdf4587.pth", "resnext50_32x4d-1a0047aa.pth"),
+    "resnext101_32x8d": ("resnext101_32x8d-8ba56ff5.pth", "resnext101_32x8d-110c445d.pth"),
+    "resnext101_64x4d": ("resnext101_64x4d-173b62eb.pth",),
+}
+
+FORMS = "a path, a URL, torchvision://name, timm://name, hf://organisation/name, or a state dict"
+
+
+def read_source(source: str | Path | Mapping) -> Mapping:
+    """Everything that a source holds; nothing in it is run.
+
+    Args:
+        source: a file (`.pth`, `.pt`, `.bin`, `.safetensors`); a folder with a hub snapshot; `http(s)://…`, kept in
+            torch's hub cache; `torchvision://resnext50_32x4d` (V1) or `torchvision://resnext50_32x4d.IMAGENET1K_V2`;
+            `timm://vit_small_patch16_224.augreg_in21k`; `hf://facebook/dinov2-small` or `hf://organisation/name/file`;
+            a mapping, which is returned as it is.
+
+    Raises:
+        FileNotFoundError: no such file, or it could not be downloaded.
+        ValueError: unknown form or name, a wrong hash, a damaged or unsafe file.
+    """
+    if isinstance(source, Mapping):
+        return source
+    scheme, is_remote, name = str(source).partition("://")
+    if not is_remote:
+        return safe_load(find_file(Path(source).expanduser()))
+    if scheme not in FETCHERS:
+        raise ValueError(f"unknown source {source!r}; weights come from {FORMS}")
+    path = leader_first(lambda: FETCHERS[scheme](str(source), name))
+    try:
+        return safe_load(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; it came from {source}, delete it to download it anew") from None
+
+
+def describe_source(source: str | Path | Mapping) -> str:
+    """The source in a word, for reports and messages."""
+    return "state dict" if isinstance(source, Mapping) else str(source)
+
+
+def find_file(path: Path) -> Path:
+    """The weights in a folder like a hub snapshot; anything else is returned as it is."""
+    return next((path / name for name in HUB_FILES if (path / name).is_file()), path)
+
+
+def leader_first(fetch: Callable[[], Path]) -> Path:
+    """Let one process of each machine download; the others wait, and then find the file there."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return fetch()
+    path = None
+    try:
+        if int(os.environ.get("LOCAL_RANK") or distributed.get_rank()) == 0:
+            path = fetch()
+    finally:  # in a failure too, or the others would wait for ever
+        distributed.barrier()
+    return path or fetch()
+
+
+def fetch_url(source: str, _: str = "") -> Path:
+    """Download a URL into torch's hub cache, unless it is there."""
+    remote = Path(urlparse(source).path)
+    expected = re.search(r"-([0-9a-f]{8,64})$", remote.stem)
+    # Without a hash in the name, two addresses may well use the same name for different weights.
+    address = "" if expected else f"-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    path = Path(torch.hub.get_dir(), "checkpoints", f"{remote.stem}{address}{remote.suffix}")
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(source, str(path), expected[1] if expected else None)
+    except (OSError, HTTPException) as error:
+        raise FileNotFoundError(f"could not download {source} ({one_line(error)}); {mend('it')}") from None
+    except RuntimeError:
+        raise ValueError(f"{source} is not the file that its name says: the hash differs; download it anew") from None
+    return path
+
+
+def fetch_torchvision(source: str, name: str) -> Path:
+    name, _, version = name.partition(".")
+    files = TORCHVISION_FILES.get(name)
+    if files is None:
+        raise ValueError(f"unknown source {source!r}; of torchvision there is {', '.join(TORCHVISION_FILES)}")
+    versions = {f"IMAGENET1K_V{number}": file for number, file in enumerate(files, start=1)}
+    if version and version not in versions:
+        raise ValueError(f"unknown source {source!r}; of {name} there is {', '.join(versions)}")
+    return fetch_url(TORCHVISION_URL + versions[version or "IMAGENET1K_V1"])
+
+
+def fetch_timm(source: str, name: str) -> Path:
+    return fetch_hub(source, f"timm/{name}")
+
+
+def fetch_hub(source: str, name: str) -> Path:
+    """Download one file of a repository of the Hugging Face hub into the hub library's cache, unless it is there."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise ValueError(f"{source} needs the library of the Hugging Face hub: pip install huggingface_hub") from None
+    organisation, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if not (organisation and repository):
+        raise ValueError(f"unknown source {source!r}; write hf://organisation/name or hf://organisation/name/file")
+    failures = []
+    for candidate in (file,) if file else HUB_FILES:
+        try:
+            return Path(hf_hub_download(f"{organisation}/{repository}", candidate))
+        except Exception as error:  # the library raises those of its transport, too
+            failures.append(f"{candidate}: {type(error).__name__}")
+    raise FileNotFoundError(f"could not download {source} ({', '.join(failures)}); {mend('the file')}")
+
+
+def mend(what: str) -> str:
+    return f"check the name and the connection, or download {what} elsewhere and give its path"
+
+
+def one_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+FETCHERS: dict[str, Callable[[str, str], Path]] = {
+    "http": fetch_url,
+    "https": fetch_url,
+    "torchvision": fetch_torchvision,
+    "timm": fetch_timm,
+    "hf": fetch_hub,
+}

@@ -1,0 +1,35 @@
+"""Every backbone becomes one graph for torch.compile."""
+
+import pytest
+import torch
+from members import TOPOLOGIES, build, draw_images, every_member, perturb
+from torch.testing import assert_close
+
+
+@every_member
+def test_one_graph_for_torch_compile(topology, rule, direction):
+    torch._dynamo.reset()
+    backbone = perturb(build(topology, rule, direction)).eval()
+    images = draw_images(1, (67, 129))
+    # fullgraph raises at the first thing that is not part of a graph; what a compiler makes of it is torch's affair.
+    compiled = torch.compile(backbone, fullgraph=True, backend="eager", dynamic=False)
+    with torch.no_grad():
+        for level, expected in zip(compiled(images), backbone(images), strict=True):
+            assert_close(level, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_inductor_computes_the_same(topology):
+    torch._dynamo.reset()
+    backbone = perturb(build(topology)).train()
+    images = draw_images(2, (64, 96))
+    compiled = torch.compile(backbone, fullgraph=True)
+    gradients = []
+    for forward in (backbone, compiled):
+        backbone.zero_grad()
+        # Training BatchNorm moves its statistics, which no output of this pass depends on.
+        sum((level * level).mean() for level in forward(images)).backward()
+        gradients.append([parameter.grad.clone() for parameter in backbone.parameters()])
+    for plain, fast in zip(*gradients, strict=True):
+        assert_close(fast, plain, rtol=1e-3, atol=1e-4 * max(plain.abs().max().item(), 1e-3))
