@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
 def test_generated_tables_are_up_to_date():
@@ -18,17 +18,18 @@ def test_generated_tables_are_up_to_date():
     assert done.returncode == 0, f"{done.stdout} run `make docs`\n{done.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_and_named_files_exist(page):
     text = page.read_text()
-    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in target]
     missing = [target for target in targets if target and not (page.parent / target).exists()]
     named = re.findall(r"\b(?:configs|tools|tests|docs|benchmarks|requirements)/[\w/.-]+\.(?:py|sh|md|txt)\b", text)
     missing += [name for name in named if not (PROJECT / name).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_commands_named_on_a_page_exist(page):
     from hybrid_dense.cli import COMMANDS
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == called:
-            module = importlib.import_module(f"hybrid_dense.cli.{name}")
+            module = importlib.import_module(f"hybrid_dense.cli.{name.replace('-', '_')}")
             command.description = module.__doc__
             module.build_parser(command)
     args = parser.parse_args(arguments)
