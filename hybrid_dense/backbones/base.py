@@ -21,9 +21,15 @@ FUSION_STAGES = {"early": (1, 2), "late": (3, 4), "all": (1, 2, 3, 4)}
 SMALLEST_IMAGE = 32
 
 
+def named_arguments(cls: type) -> frozenset[str]:
+    """The arguments of a class that can be given by name."""
+    found = inspect.signature(cls.__init__).parameters.values()
+    return frozenset(argument.name for argument in found if argument.kind is argument.POSITIONAL_OR_KEYWORD) - {"self"}
+
+
 def options_of(trunk: type[nn.Module]) -> frozenset[str]:
     """The options that a trunk takes beside its sizes and its input."""
-    return frozenset(inspect.signature(trunk).parameters) - {"arch", "in_channels"}
+    return named_arguments(trunk) - {"arch", "in_channels"}
 
 
 class Backbone(BaseModule, ABC):
@@ -50,7 +56,8 @@ class Backbone(BaseModule, ABC):
         TypeError: an option that neither trunk has; the message names the nearest.
     """
 
-    option_names: ClassVar[frozenset[str]] = options_of(ResNeXt) | options_of(ViT)
+    # `attend_in` is InterleavedResNeXtViT's own.
+    option_names: ClassVar[frozenset[str]] = options_of(ResNeXt) | options_of(ViT) | {"attend_in"}
 
     out_channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -94,8 +101,8 @@ class Backbone(BaseModule, ABC):
     def check_options(cls, options: dict) -> None:
         for name in options:
             if name not in cls.option_names:
-                known = cls.option_names | set(inspect.signature(cls).parameters)
-                near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                own = {known for base in cls.__mro__ if issubclass(base, Backbone) for known in named_arguments(base)}
+                near = get_close_matches(name, cls.option_names | own, n=1, cutoff=0.0)[0]
                 raise TypeError(f"{cls.__name__} got an unexpected keyword argument {name!r}, did you mean {near!r}?")
 
     def build_cnn(self, options: dict) -> ResNeXt:

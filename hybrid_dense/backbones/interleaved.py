@@ -37,13 +37,10 @@ class InterleavedResNeXtViT(HybridBackbone):
     Others: ``Backbone``.
     """
 
-    def __init__(self, *args, attend_in: str = "stages", **options):
-        check_choice("attend_in", attend_in, ATTEND_IN)
-        self.attend_in = attend_in  # a string may precede nn.Module.__init__, and `build` asks for it
-        super().__init__(*args, **options)
-
     def build(self, rule: dict, stages: tuple[int, ...], options: dict) -> None:
-        last = NUM_STAGES if self.attend_in == "stages" else NUM_STAGES - 1
+        attend_in = options.get("attend_in", "stages")
+        check_choice("attend_in", attend_in, ATTEND_IN)
+        last = NUM_STAGES if attend_in == "stages" else NUM_STAGES - 1
         chosen = tuple(stage for stage in stages if stage <= last) or (last,)
         super().build(rule, chosen, dict(dict(global_attention="pooled"), **options))
         self.runs = plan_runs(chosen)
@@ -54,9 +51,11 @@ class InterleavedResNeXtViT(HybridBackbone):
 
     def build_cnn(self, options: dict) -> ResNeXt:
         cnn = super().build_cnn(options)
-        if self.attend_in == "bottleneck":
+        if options.get("attend_in") == "bottleneck":
             for block in cnn.stages[-1]:
-                block.conv2 = AttentionInPlace(block.conv2)
+                block.conv2 = AttentionInPlace(block.conv2, options.get("attention", "sdpa"))
+            for module in cnn.frozen_modules():
+                module.requires_grad_(False)
         return cnn
 
     def plan_fusions(self, rule: dict, stages: tuple[int, ...]) -> list[dict]:
@@ -97,11 +96,11 @@ class AttentionInPlace(nn.Module):
     to.
     """
 
-    def __init__(self, replaced: nn.Conv2d):
+    def __init__(self, replaced: nn.Conv2d, attention: str):
         super().__init__()
         channels = replaced.in_channels
         self.stride = replaced.stride[0]
-        self.attn = GridAttention(channels, heads=max(channels // 64, 1))
+        self.attn = GridAttention(channels, heads=max(channels // 64, 1), attention=attention)
 
     def forward(self, features: Tensor) -> Tensor:
         size = tuple(features.shape[-2:])

@@ -21,6 +21,7 @@ from hybrid_dense.cli.arguments import add_config_arguments
 
 PLAIN = ("PlainResNeXt", "PlainViT")
 EXAMPLE = "rx50_vit_s"
+TOPOLOGY, FUSION = "ParallelResNeXtViT", "GatedFusion"
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +33,9 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs="+", default=[512], metavar="PIXELS", help="image height and width, or one for both"
     )
     parser.add_argument(
-        "--topology", default="ParallelResNeXtViT", help="backbone class, where no config is given: a hybrid or Plain…"
+        "--topology", default=TOPOLOGY, help="backbone class, where no config is given: a hybrid or Plain…"
     )
-    parser.add_argument("--fusion", default="GatedFusion", help="fusion rule, where no config is given")
+    parser.add_argument("--fusion", default=FUSION, help="fusion rule, where no config is given")
     parser.add_argument("--step", action="store_true", help="take one training step and one test image (config only)")
     parser.add_argument("--markdown", action="store_true", help="print all variants as a page of Markdown")
 
@@ -45,9 +46,15 @@ def run(args: argparse.Namespace) -> int:
     if len(args.size) > 2:
         raise CommandError(f"--size takes a height and a width, or one number for both, not {len(args.size)} numbers")
     args.size = (args.size * 2)[:2]
+    if args.markdown and args.model is not None:
+        raise CommandError("--markdown prints all variants; leave the model out")
     is_config = args.model is not None and args.model.endswith((".py", ".json", ".yaml", ".yml"))
     if args.step and not is_config:
         raise CommandError("--step needs a config, since a backbone alone has no loss")
+    if args.cfg_options and not is_config:
+        raise CommandError("--cfg-options changes a config; name one, or use --topology and --fusion")
+    if args.model is None and (args.topology, args.fusion) != (TOPOLOGY, FUSION):
+        raise CommandError("--topology and --fusion need a variant such as rx50_vit_s; without one, all are listed")
     if is_config:
         describe_config(args)
     elif args.markdown:
@@ -121,7 +128,7 @@ def survey(size: tuple[int, int]) -> dict[str, tuple[tuple[str, ...], list[tuple
     columns = ("CNN (M)", "ViT (M)", "fusions (M)", "backbone (M)", "GFLOPs", "channels")
 
     def row(name: str, **changes: object) -> tuple[str, ...]:
-        return (f"`{name}`", *summarise(dict(dict(type="ParallelResNeXtViT", variant=EXAMPLE), **changes), size))
+        return (f"`{name}`", *summarise(dict(dict(type=TOPOLOGY, variant=EXAMPLE), **changes), size))
 
     return {
         "every variant, `ParallelResNeXtViT` with `GatedFusion`": (

@@ -1,12 +1,13 @@
 """The rules that join the two streams, one file each. A new rule is a new file and a line here."""
 
+import inspect
 from difflib import get_close_matches
 
 from mmengine.registry import MODELS
 
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.add import AddFusion
-from hybrid_dense.fusion.base import Fusion
+from hybrid_dense.fusion.base import Fusion, check_direction
 from hybrid_dense.fusion.channel_attention import ChannelAttentionFusion
 from hybrid_dense.fusion.concat import ConcatFusion
 from hybrid_dense.fusion.cross_attention import CrossAttentionFusion
@@ -36,14 +37,20 @@ def list_fusions() -> list[str]:
 
 
 def check_rule(rule: dict) -> dict:
-    """Return ``dict(type="GatedFusion", …)`` as it is; anything that names no fusion rule is a ValueError."""
+    """Return ``dict(type="GatedFusion", …)`` as it is; what names no rule, direction or option is a ValueError."""
     name = rule.get("type") if isinstance(rule, dict) else rule
     with MODELS.switch_scope_and_registry(None) as registry:
         found = registry.get(name) if isinstance(rule, dict) and isinstance(name, str) else name
-    if isinstance(found, type) and issubclass(found, Fusion):
-        return rule
-    near = get_close_matches(str(name), list_fusions(), n=1, cutoff=0.0)[0]
-    raise ValueError(f"unknown fusion {name!r}, did you mean {near!r}? fusion is dict(type=…), one of {list_fusions()}")
+    if not (isinstance(found, type) and issubclass(found, Fusion)):
+        near = get_close_matches(str(name), list_fusions(), n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unknown fusion {name!r}, did you mean {near!r}? fusion is dict(type=…), one of {list_fusions()}"
+        )
+    check_direction(rule.get("direction", "both"))
+    known = inspect.signature(found).parameters.keys() - {"conv", "grid"}
+    for option in rule.keys() - {"type"} - known:
+        raise ValueError(f"{found.__name__} has no option {option!r}; it takes {', '.join(sorted(known))}")
+    return rule
 
 
 def build_fusion(rule: dict, conv: FeatureSpec, grid: FeatureSpec) -> Fusion:

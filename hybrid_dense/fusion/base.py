@@ -60,6 +60,11 @@ class Bridge(nn.Module, ABC):
     def forward(self, target: Tensor, source: Tensor) -> Tensor: ...
 
 
+def check_direction(direction: str) -> None:
+    if direction not in DIRECTIONS:
+        raise ValueError(f"fusion direction {direction!r} is not one of {', '.join(DIRECTIONS)}")
+
+
 class Fusion(nn.Module):
     """Join a CNN feature map and the ViT's grid: ``(conv, grid) -> (conv', grid')``, same shapes out as in.
 
@@ -76,8 +81,7 @@ class Fusion(nn.Module):
 
     def __init__(self, conv: FeatureSpec, grid: FeatureSpec, direction: str = "both"):
         super().__init__()
-        if direction not in DIRECTIONS:
-            raise ValueError(f"fusion direction {direction!r} is not one of {', '.join(DIRECTIONS)}")
+        check_direction(direction)
         self.direction = direction
         self.to_cnn = self.bridge(conv, grid, INTO_CNN_STD) if direction != "to_vit" else None
         self.to_vit = self.bridge(grid, conv, INTO_VIT_STD) if direction != "to_cnn" else None

@@ -44,7 +44,8 @@ class LinearAttention(nn.Module):
     """Cost linear in the tokens: elu(x) + 1 in place of the softmax (Katharopoulos et al. 2020, section 3.2)."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        query, key = F.elu(query) + 1, F.elu(key) + 1
+        # The mean over the keys in place of the sum, which float16 could not hold; it cancels out.
+        query, key = F.elu(query) + 1, (F.elu(key) + 1) / key.shape[-2]
         if mask is not None:
             key = key * mask.transpose(-2, -1)
         weight = query @ key.sum(dim=-2, keepdim=True).transpose(-2, -1)
@@ -71,7 +72,7 @@ class GridAttention(nn.Module):
         window: largest side of a window in tokens; 0 attends to the whole grid.
         attention: ``"sdpa"``, ``"explicit"`` (query, key, value and map can be read) or ``"linear"``.
         pooled: average keys and values to at most 14 × 14, so that the cost is linear in the tokens (Wang et al. 2022,
-            PVT v2, section 3.1); only where ``window`` is 0.
+            PVT v2, section 3.2); only where ``window`` is 0.
 
     Parameters carry timm's names (``qkv``, ``proj``), so its weights load as they are.
     """

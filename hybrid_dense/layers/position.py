@@ -58,4 +58,5 @@ class Rotation:
     def turn(self, heads: Tensor) -> Tensor:
         """Rotate queries or keys (b, h, w, heads, channels) by their token's position."""
         first, second = heads.chunk(2, dim=-1)
-        return heads * self.cosine + torch.cat((-second, first), dim=-1) * self.sine
+        turned = heads * self.cosine + torch.cat((-second, first), dim=-1) * self.sine
+        return turned.to(heads.dtype)

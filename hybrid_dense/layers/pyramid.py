@@ -10,13 +10,13 @@ class GridPyramid(nn.Module):
     """The simple feature pyramid of ViTDet (Li et al. 2022, section 3): a grid of stride 16 to strides 4, 8, 16 and 32.
 
     ``forward(grid, size)`` maps (b, d, ⌈H/16⌉, ⌈W/16⌉) and the images' (H, W) to d/4, d/2, d and d channels
-    (``features``).
+    (``features``), from level ``start_level`` on.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, start_level: int = 0):
         super().__init__()
         channels = (dim // 4, dim // 2, dim, dim)
-        self.features = tuple(FeatureSpec(*spec) for spec in zip(channels, CNN_STRIDES, strict=True))
+        self.features = tuple(FeatureSpec(*spec) for spec in zip(channels, CNN_STRIDES, strict=True))[start_level:]
         self.levels = nn.ModuleList(
             [
                 nn.Sequential(
@@ -28,7 +28,7 @@ class GridPyramid(nn.Module):
                 nn.ConvTranspose2d(dim, dim // 2, 2, stride=2),
                 nn.Identity(),
                 nn.MaxPool2d(2, ceil_mode=True),
-            ]
+            ][start_level:]
         )
 
     def forward(self, grid: Tensor, size: tuple[int, int]) -> list[Tensor]:

@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 def recompute(module: nn.Module) -> None:
     """Make ``module`` recompute its activations in the backward pass, in place; without gradients nothing changes.
 
-    Its class, its children and its state dict stay as they are.
+    Its class, its children and its state dict stay as they are. Under ``torch.compile`` modules with BatchNorm keep
+    their activations, since a graph cannot tell a second look at a batch from a first. ``copy.deepcopy`` and pickle
+    carry it along; a shallow copy would call the original.
     """
     # A partial on the instance survives deepcopy (EMA).
     module.forward = partial(_forward_recomputed, module)
@@ -25,6 +27,8 @@ def _forward_recomputed(module: nn.Module, *inputs, **options):
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    if norms and torch.compiler.is_compiling():
+        return forward(*inputs, **options)
     contexts = {"context_fn": lambda: (nullcontext(), _NotCounted(norms))} if norms else {}
     return checkpoint(forward, *inputs, use_reentrant=False, **contexts, **options)
 

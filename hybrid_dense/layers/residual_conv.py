@@ -9,7 +9,7 @@ from hybrid_dense.layers.norm import LayerNorm2d
 class ResidualConv(nn.Module):
     """Bottleneck of 1×1, 3×3 and 1×1 convolutions beside a shortcut, (b, d, h, w) to the same.
 
-    The convolutional propagation of ViTDet (Li et al. 2022, section 3 and table 1b): half the channels in between,
+    The convolutional propagation of ViTDet (Li et al. 2022, section 3 and table 2b): half the channels in between,
     every convolution followed by a LayerNorm. The last one starts at zero, and so the block as the identity.
     """
 

@@ -141,9 +141,13 @@ class ViT(nn.Module):
         check_choice("positions", positions, POSITIONS)
         check_choice("mlp", mlp, MLPS)
         check_choice("norm", norm, BLOCKS)
-        for option, value in (("window", window), ("registers", registers)):
-            if value < 0:
-                raise ValueError(f"{option} {value} is negative; 0 is the least")
+        for option, value, least in (
+            ("window", window, 0),
+            ("registers", registers, 0),
+            ("native_size", native_size, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{option} {value!r} is not a whole number from {least} up")
         share = {"rope": arch.dim // arch.heads, "sine": arch.dim}.get(positions, 4)
         if share % 4:
             raise ValueError(f"positions {positions!r} need channels that divide by 4, not {share}; use 'learned'")
@@ -180,7 +184,8 @@ class ViT(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Patches plus positions: (b, 3, H, W) to (b, d, ⌈H/16⌉, ⌈W/16⌉)."""
-        grid = self.patch_embed(images)
+        # Under autocast the patches come in half precision; the residual stream keeps that of the parameters.
+        grid = self.patch_embed(images).to(self.norm.weight.dtype)
         size, side = grid.shape[-2:], self.native_size
         if self.pos_embed is not None:
             grid = grid + resample_positions(self.pos_embed.transpose(1, 2).unflatten(2, (side, side)), size)

@@ -34,6 +34,7 @@ def test_a_comparison_changes_the_type_alone(name):
     options = dict(
         fusion=dict(type="CrossAttentionFusion", direction="to_cnn"),
         fusion_stages="late",
+        attend_in="bottleneck",
         window=7,
         drop_path_rate=0.1,
         frozen_stages=1,

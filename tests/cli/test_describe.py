@@ -50,6 +50,9 @@ def table_rows(out):
         (["rx50_vit_s", "--size", "1", "2", "3"], ["--size", "3 numbers"]),
         (["rx50_vit_s", "--size", "16"], ["16×16", "at least 32×32"]),
         (["rx50_vit_s", "--step"], ["--step needs a config"]),
+        (["rx50_vit_s", "--markdown"], ["leave the model out"]),
+        (["rx50_vit_s", "--cfg-options", "a=1"], ["--cfg-options changes a config"]),
+        (["--topology", "SerialResNeXtViT"], ["need a variant"]),
     ],
 )
 def test_wrong_use_is_one_line(capsys, arguments, words):

@@ -250,6 +250,11 @@ BAD_OPTIONS = {
     "norm": (dict(norm="sandwich"), ["'sandwich'", "pre, post"]),
     "output stride": (dict(output_stride=4), ["4", "8, 16, 32"]),
     "frozen stages": (dict(frozen_stages=5), ["5", "-1"]),
+    "direction of a rule that no stage uses": (
+        dict(fusion=dict(type="AddFusion", direction="cnn"), fusion_stages=()),
+        ["'cnn'", "both, to_cnn, to_vit"],
+    ),
+    "fusion option": (dict(fusion=dict(type="AddFusion", gain=2)), ["AddFusion has no option 'gain'", "direction"]),
     "fusion without type": (dict(fusion=dict(direction="both")), ["None", "GatedFusion"]),
     "fusion as a name": (dict(fusion="AddFusion"), ["AddFusion", "type"]),
 }
@@ -269,6 +274,40 @@ def test_an_unknown_option_names_the_nearest(topology):
     with pytest.raises(TypeError) as caught:
         build(topology, widnow=7)
     check_one_line(caught, ["unexpected keyword argument 'widnow'", "did you mean 'window'"])
+
+
+@every_topology
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("fusion_stage", "fusion_stages"), ("inchannels", "in_channels"), ("with_checkpoint", "with_cp")],
+)
+def test_an_unknown_argument_names_the_nearest(topology, wrong, right):
+    with pytest.raises(TypeError, match=f"did you mean '{right}'"):
+        build(topology, **{wrong: 1})
+
+
+@every_topology
+def test_a_frozen_cnn_is_frozen_whatever_it_is_made_of(topology):
+    backbone = build(topology, frozen_stages=4)
+    assert not any(parameter.requires_grad for parameter in backbone.cnn.parameters())
+
+
+@every_topology
+def test_the_form_of_attention_reaches_every_block(topology):
+    backbone = build(topology, attention="explicit")
+    forms = {type(module.attend).__name__ for module in backbone.modules() if hasattr(module, "attend")}
+    assert forms == {"ExplicitSoftmax"}
+
+
+@every_topology
+def test_the_residual_stream_keeps_its_precision_under_autocast(topology):
+    for positions in ("learned", "sine", "rope", "none"):
+        backbone = build(topology, positions=positions).eval()
+        types = []
+        backbone.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs, types=types: types.append(inputs[0].dtype))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            backbone(draw_images(1, (32, 32)))
+        assert types == [torch.float32], positions
 
 
 @every_topology

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from members import TOPOLOGIES, build, draw_images, every_member, perturb
+from members import TOPOLOGIES, build, draw_images, every_member, every_topology, perturb
 from torch.testing import assert_close
 
 
@@ -16,6 +16,21 @@ def test_one_graph_for_torch_compile(topology, rule, direction):
     with torch.no_grad():
         for level, expected in zip(compiled(images), backbone(images), strict=True):
             assert_close(level, expected)
+
+
+@every_topology
+def test_one_graph_with_checkpointing_too(topology):
+    torch._dynamo.reset()
+    images = draw_images(2, (64, 96))
+    passes = []
+    for compiled in (False, True):
+        backbone = perturb(build(topology, with_cp=True)).train()
+        forward = torch.compile(backbone, fullgraph=True, backend="aot_eager") if compiled else backbone
+        sum((level * level).mean() for level in forward(images)).backward()
+        gradients = {name: parameter.grad for name, parameter in backbone.named_parameters()}
+        passes.append({**gradients, **dict(backbone.named_buffers())})
+    for name, tensor in passes[0].items():
+        assert_close(passes[1][name], tensor, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.slow

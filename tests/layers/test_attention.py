@@ -316,3 +316,15 @@ def test_bad_options(options, message):
     with pytest.raises(ValueError) as error:
         GridAttention(**{"dim": 24, "heads": 3, **options})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("count", [256, 4096])
+def test_linear_attention_holds_in_float16(count):
+    """A sum over 4,096 keys of values around one is more than float16 can hold."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, count, 32, generator=generator) for _ in range(3))
+    form = LinearAttention()
+    exact = form(query.double(), key.double(), value.double(), None)
+    with torch.autocast("cpu", torch.float16):
+        rough = form(query, key, value, None)
+    assert (rough.double() - exact).norm() < 0.01 * exact.norm()
