@@ -1,11 +1,28 @@
 """Each stream decides, position by position and channel by channel, how much of the other one it takes."""
 
-import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.base import Bridge, Carry, Fusion
+
+
+class Gate(nn.Module):
+    """Two streams (b, c, h, w) to one gate (b, c, h, w) in (0, 1).
+
+    Convolving two stacked streams is convolving each and adding, so nothing is stacked in memory.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(channels // 8, 8)
+        self.target = nn.Conv2d(channels, hidden, 1)
+        self.message = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.expand = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, target: Tensor, message: Tensor) -> Tensor:
+        return self.expand(F.relu(self.target(target) + self.message(message))).sigmoid()
 
 
 class GatedBridge(Bridge):
@@ -17,17 +34,11 @@ class GatedBridge(Bridge):
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
         super().__init__(target, source, std)
         self.carry = Carry(source, target, std)
-        hidden = max(target.channels // 8, 8)
-        self.gate = nn.Sequential(
-            nn.Conv2d(2 * target.channels, hidden, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, target.channels, 1),
-            nn.Sigmoid(),
-        )
+        self.gate = Gate(target.channels)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         message = self.carry(source, target.shape[-2:])
-        return target + self.gate(torch.cat((target, message), dim=1)) * message
+        return target + self.gate(target, message) * message
 
 
 @MODELS.register_module()

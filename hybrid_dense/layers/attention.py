@@ -98,7 +98,9 @@ class GridAttention(nn.Module):
         count = tokens.shape[1] - size[0] * size[1]
         parts = self.qkv(tokens).chunk(3, dim=-1)
         before = [part[:, :count] for part in parts]
-        query, key, value = (part[:, count:].unflatten(1, size) for part in parts)
+        # Slices of everything would cost a copy each in the backward pass.
+        grids = [part[:, count:] for part in parts] if count else parts
+        query, key, value = (grid.unflatten(1, size) for grid in grids)
         if rotation is not None:
             query, key = (rotation.turn(part.unflatten(-1, (self.heads, -1))).flatten(-2) for part in (query, key))
         if self.pooled:

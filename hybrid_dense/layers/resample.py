@@ -15,5 +15,6 @@ def to_stride(features: Tensor, stride: int, target: int, size: tuple[int, int])
         return F.avg_pool2d(features, factor, factor, ceil_mode=True, count_include_pad=False)
     if target < stride:
         features = F.interpolate(features, scale_factor=stride // target, mode="bilinear", align_corners=False)
-        return features[..., : size[0], : size[1]]
+        # A slice of everything would cost a copy in the backward pass.
+        return features if features.shape[-2:] == size else features[..., : size[0], : size[1]]
     return features

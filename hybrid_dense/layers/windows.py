@@ -50,7 +50,7 @@ class WindowPlan:
         channels = windows.shape[-1]
         grid = windows.reshape(-1, self.rows, self.columns, window_h, window_w, channels).transpose(2, 3)
         grid = grid.reshape(-1, self.rows * window_h, self.columns * window_w, channels)
-        return grid[:, : self.height, : self.width]
+        return grid if self.padding == (0, 0) else grid[:, : self.height, : self.width]
 
     def mask(self, batch: int, device: torch.device) -> Tensor | None:
         """Which keys are real tokens, (b · windows, 1, 1, window tokens) bool, or None where no window is padded."""

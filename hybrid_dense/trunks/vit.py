@@ -220,14 +220,15 @@ class ViT(nn.Module):
         """Segment ``index`` over a grid of any size; ``prefix`` is read, and left as the segment's blocks made it."""
         size = tuple(grid.shape[-2:])
         before = self.first_prefix(grid) if prefix.tokens is None else prefix.tokens
-        tokens = grid.flatten(2).transpose(1, 2)
-        if before.shape[1]:
+        count, tokens = before.shape[1], grid.flatten(2).transpose(1, 2)
+        if count:
             tokens = torch.cat((before, tokens), dim=1)
         heads = self.blocks[0].attn.heads
         rotation = Rotation.of_grid(size, grid.shape[1] // heads, tokens) if self.positions == "rope" else None
         for block in self.segment_blocks(index):
             tokens = block(tokens, size, rotation)
-        prefix.tokens, tokens = tokens.split([before.shape[1], size[0] * size[1]], dim=1)
+        if count:
+            prefix.tokens, tokens = tokens[:, :count], tokens[:, count:]
         grid = tokens.transpose(1, 2).unflatten(2, size)
         if self.residuals is not None:
             grid = self.residuals[index](grid)
