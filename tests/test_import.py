@@ -15,9 +15,19 @@ import hybrid_dense
 PROJECT = Path(__file__).parents[1]
 
 REGISTERED = {
-    "MODELS": {"ParallelResNeXtViT", "PlainViT", "AddFusion", "GatedFusion", "IdentityFusion", "HybridFPN"},
+    "MODELS": {
+        "ParallelResNeXtViT",
+        "PlainViT",
+        "AddFusion",
+        "GatedFusion",
+        "IdentityFusion",
+        "HybridFPN",
+        "SimplePyramid",
+        "DeformableEncoderNeck",
+    },
     "WEIGHT_INITIALIZERS": {"TrunkPretrained"},
-    "HOOKS": {"AutocastHook", "RichProgressHook"},
+    "HOOKS": {"AutocastHook", "RichProgressHook", "MetricsReportHook"},
+    "METRICS": {"BoundaryIoUMetric"},
 }
 
 # Everything this package puts into mmengine's registries, as {registry: [names]}.

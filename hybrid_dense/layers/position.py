@@ -18,7 +18,7 @@ def resample_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
     return resampled.to(positions.dtype)
 
 
-def sine_positions(dim: int, size: tuple[int, int], native_size: int, device: torch.device | None = None) -> Tensor:
+def sine_positions(dim: int, size: tuple[int, int], native_size: float, device: torch.device | None = None) -> Tensor:
     """Fixed 2-D sines (1, d, *size): the first half of the channels tells the column, the second the row.
 
     The formula is that of Vaswani et al. 2017, section 3.5, on two axes as in MAE (He et al. 2022, appendix A.1). A

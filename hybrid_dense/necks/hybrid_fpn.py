@@ -1,97 +1,59 @@
-"""A feature pyramid: top-down, then bottom-up if asked, then extra coarse levels."""
+"""A feature pyramid: top-down, then bottom-up if asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from hybrid_dense.layers.layout import contiguous_maps
+from hybrid_dense.necks.base import Neck, choose, levels_from
+from hybrid_dense.necks.merges import MERGES
 
 
 @MODELS.register_module()
-class HybridFPN(BaseModule):
-    """C2..C5 to P2..P(num_outs+1) of ``out_channels`` each.
-
-    FPN: Lin et al. 2017; bottom-up path: PANet, Liu et al. 2018. Map i+1 is half of map i, rounded up; any image size
-    works.
+class HybridFPN(Neck):
+    """FPN (Lin et al. 2017, section 3): each level takes the coarser one, enlarged, and a 3×3 convolution smooths it.
 
     Args:
-        in_channels: channels of each input level, fine to coarse; the backbone's ``out_channels``.
-        out_channels: channels of every output level.
-        num_outs: number of output levels; those beyond the inputs are made from the coarsest.
-        bottom_up: add PANet's second path, which carries fine detail back up in few steps.
-        extra_levels: ``"pool"`` takes every second pixel (the RPN's P6), ``"conv"`` learns 3×3 convolutions
-            (RetinaNet's).
-        norm: normalise every convolution's output: ``None``, ``"BN"`` or ``"GN"`` (32 groups).
-
-    Raises:
-        ValueError: fewer outputs than inputs, unknown options, or maps that do not have ``in_channels``.
+        bottom_up: add PANet's second path (Liu et al. 2018, section 3.1), which carries fine detail back to the coarse
+            levels in few steps.
+        merge: how a level takes its neighbour, on both paths: ``"add"``, or ``"gate"``, which weighs every position of
+            both by what they are (GFF, Li et al. 2020).
+        **options: those of ``Neck``.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        out_channels: int = 256,
-        num_outs: int = 5,
-        bottom_up: bool = False,
-        extra_levels: str = "pool",
-        norm: str | None = None,
-        init_cfg: dict | None = None,
-    ):
-        super().__init__(init_cfg)
-        if num_outs < len(in_channels):
-            raise ValueError(f"num_outs {num_outs} is less than the {len(in_channels)} input levels")
-        if extra_levels not in ("pool", "conv"):
-            raise ValueError(f"extra_levels {extra_levels!r} is not 'pool' or 'conv'")
-        if norm not in NORMS:
-            raise ValueError(f"norm {norm!r} is not one of {', '.join(map(repr, NORMS))}")
-        self.in_channels = tuple(in_channels)
-        self.out_channels = out_channels
-        levels = range(len(self.in_channels))
-        extra = range(num_outs - len(self.in_channels))
+    def __init__(self, in_channels: Sequence[int], bottom_up: bool = False, merge: str = "add", **options):
+        super().__init__(in_channels, **options)
+        choose("merge", merge, MERGES)
+        channels, width = levels_from(self.in_channels, self.start_level), self.out_channels
+        steps = range(len(channels) - 1)
+        strides = self.strides[self.start_level :]
 
-        def conv(source: int, kernel: int, stride: int = 1) -> nn.Sequential:
-            return conv_norm(source, out_channels, kernel, stride, norm)
+        def conv3x3(stride: int = 1) -> nn.Sequential:
+            return self.make_conv(width, width, 3, stride)
 
-        self.laterals = nn.ModuleList(conv(channels, 1) for channels in self.in_channels)
-        self.outputs = nn.ModuleList(conv(out_channels, 3) for _ in levels)
-        self.downs = nn.ModuleList(conv(out_channels, 3, stride=2) for _ in levels[1:] if bottom_up)
-        self.refines = nn.ModuleList(conv(out_channels, 3) for _ in levels[1:] if bottom_up)
-        pool = nn.MaxPool2d(1, stride=2)
-        self.extras = nn.ModuleList(conv(out_channels, 3, stride=2) if extra_levels == "conv" else pool for _ in extra)
+        self.laterals = nn.ModuleList(self.make_conv(source, width, 1) for source in channels)
+        self.outputs = nn.ModuleList(conv3x3() for _ in channels)
+        self.downs = nn.ModuleList(conv3x3(strides[step + 1] // strides[step]) for step in steps if bottom_up)
+        self.refines = nn.ModuleList(conv3x3() for _ in steps if bottom_up)
+        self.top_down_merges = nn.ModuleList(MERGES[merge](width) for _ in steps)
+        self.bottom_up_merges = nn.ModuleList(MERGES[merge](width) for _ in steps if bottom_up)
+        self.extras = self.make_extras(channels)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        self.check(features)
-        pyramid = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+    def merge(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        pyramid = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=True)]
         for fine in reversed(range(len(pyramid) - 1)):
-            size = pyramid[fine].shape[-2:]
-            pyramid[fine] = pyramid[fine] + F.interpolate(pyramid[fine + 1], size=size, mode="nearest")
+            coarse = F.interpolate(pyramid[fine + 1], size=pyramid[fine].shape[-2:], mode="nearest")
+            pyramid[fine] = self.top_down_merges[fine](pyramid[fine], coarse)
         pyramid = [output(level) for output, level in zip(self.outputs, pyramid, strict=True)]
+        return self.carry_up(pyramid) if self.downs else pyramid
+
+    def carry_up(self, pyramid: list[Tensor]) -> list[Tensor]:
+        self.check_sizes(pyramid, self.strides[self.start_level :])
         for fine, (down, refine) in enumerate(zip(self.downs, self.refines, strict=True)):
-            pyramid[fine + 1] = refine(pyramid[fine + 1] + down(pyramid[fine]))
-        for extra in self.extras:
-            pyramid.append(extra(pyramid[-1]))
-        return contiguous_maps(pyramid)
-
-    def check(self, features: Sequence[Tensor]) -> None:
-        found = tuple(feature.shape[1] for feature in features)
-        if found != self.in_channels:
-            levels = ", ".join(f"C{level + 2}: {channels}" for level, channels in enumerate(found))
-            raise ValueError(f"HybridFPN was built for in_channels {list(self.in_channels)} but gets {levels}")
-
-
-NORMS = {None: None, "BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(32, channels)}
-
-
-def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str | None) -> nn.Sequential:
-    layers = [nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=norm is None)]
-    nn.init.xavier_uniform_(layers[0].weight)
-    if norm is None:
-        nn.init.zeros_(layers[0].bias)
-    else:
-        layers.append(NORMS[norm](out_channels))
-    return nn.Sequential(*layers)
+            height, width = pyramid[fine + 1].shape[-2:]
+            detail = down(pyramid[fine])[..., :height, :width]
+            pyramid[fine + 1] = refine(self.bottom_up_merges[fine](pyramid[fine + 1], detail))
+        return pyramid
