@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 # The one list of modules that register something.
-_REGISTERING = ("backbones", "necks", "weights", "engine.precision", "engine.hooks")
+_REGISTERING = ("backbones", "necks", "weights", "engine.precision", "engine.hooks", "evaluation")
 
 # Public names that need more than the package itself, and where they live.
 _LAZY = {

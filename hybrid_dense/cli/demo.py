@@ -39,7 +39,6 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mmengine.dist import get_world_size
-    from mmengine.fileio import dump
     from mmengine.runner import find_latest_checkpoint
 
     from hybrid_dense.cli import CommandError
@@ -73,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
     logged = runner.message_hub.log_scalars
     metrics = {name.removeprefix("val/"): logged[name].current() for name in logged if name.startswith("val/")}
     metrics = {name: float(value) for name, value in metrics.items() if not name.endswith("time")}
-    dump(metrics, work_dir / "metrics.json", indent=2)
     save_curves(Path(runner.log_dir) / "vis_data" / "scalars.json", work_dir / "curves.png")
     save_gallery(compare(cfg, checkpoint, runner.val_dataloader.dataset), work_dir / "predictions.png")
     print_summary(metrics, work_dir, Path(checkpoint), time.perf_counter() - start)
