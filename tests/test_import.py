@@ -27,7 +27,7 @@ REGISTERED = {
     },
     "WEIGHT_INITIALIZERS": {"TrunkPretrained"},
     "HOOKS": {"AutocastHook", "RichProgressHook", "MetricsReportHook"},
-    "METRICS": {"BoundaryIoUMetric"},
+    "METRICS": {"BoundaryIoUMetric", "PanopticQualityMetric"},
 }
 
 # Everything this package puts into mmengine's registries, as {registry: [names]}.

@@ -3,9 +3,10 @@
 import importlib
 
 from hybrid_dense.evaluation.boundary import BoundaryIoUMetric
+from hybrid_dense.evaluation.panoptic import PanopticQualityMetric
 from hybrid_dense.evaluation.report_hook import MetricsReportHook
 
-__all__ = ["BoundaryIoUMetric", "MetricsReportHook", "register_host_metrics"]
+__all__ = ["BoundaryIoUMetric", "MetricsReportHook", "PanopticQualityMetric", "register_host_metrics"]
 
 _HOST_METRICS = {"mmdet": ("coco_mmdet", "voc_mmdet"), "mmseg": ("iou_mmseg",)}
 
