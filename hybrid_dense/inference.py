@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybrid_dense.channels import fill_channels
 from hybrid_dense.engine.checkpoint import count_classes, load_weights, read_checkpoint
 from hybrid_dense.prediction import Prediction
 
@@ -77,6 +78,7 @@ class Predictor:
             raise ValueError(f"batch_size {batch_size} is not a positive number of images")
         device = _choose_device(device)
         config = _read_config(config)
+        fill_channels(config)
         checkpoint = None if weights is None else read_checkpoint(weights)
 
         self.score_threshold = score_threshold

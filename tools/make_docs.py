@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from hybrid_dense.cli.describe import survey, variants_page
+from hybrid_dense.data.checks.table import HEADER, rows
 from hybrid_dense.report.tables import markdown_table
 
 PROJECT = Path(__file__).parents[1]
@@ -31,9 +32,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     tables = survey(SIZE)
-    (header, rows), topologies, fusions = tables.values()
-    chosen = [row for name in README_VARIANTS for row in rows if row[0] == f"`{name}`"]
-    texts = {"variants": (header, chosen), "topologies": topologies, "fusions": fusions}
+    (header, variants), topologies, fusions = tables.values()
+    chosen = [row for name in README_VARIANTS for row in variants if row[0] == f"`{name}`"]
+    texts = {"variants": (header, chosen), "topologies": topologies, "fusions": fusions, "checks": (HEADER, rows())}
     pages = {PROJECT / "docs/variants.md": variants_page(SIZE, tables) + "\n"}
     for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
         pages[path] = re.sub(

@@ -12,8 +12,16 @@ from torch.utils.data import DataLoader
 from hybrid_dense.cli import CommandError
 from hybrid_dense.registered import find_class
 
-# Keys that mmengine reads from the config itself, beside the runner's parameters.
-READ_ELSEWHERE = {"sync_bn", "model_wrapper_cfg", "data_root", "tta_model", "tta_pipeline", "find_unused_parameters"}
+# Keys that mmengine, and we, read from the config itself, beside the runner's parameters.
+READ_ELSEWHERE = {
+    "data_root",
+    "find_unused_parameters",
+    "max_broken",
+    "model_wrapper_cfg",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
+}
 
 
 def merge_options(cfg: Config, options: dict) -> None:

@@ -13,11 +13,14 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import hybrid_dense
+from hybrid_dense.channels import fill_channels
 from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.options import merge_options, redirect_data_root
 from hybrid_dense.data.check import check_data
 from hybrid_dense.data.scenes import scenes_root
+from hybrid_dense.data.tolerant import tolerate_broken_images
 from hybrid_dense.engine.allocator import keep_freed_memory
+from hybrid_dense.evaluation import register_host_metrics
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -26,12 +29,15 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config)
     register_host(cfg)
     merge_options(cfg, parse_options(args.cfg_options))
+    fill_channels(cfg)
     if "scenes" in cfg:
         redirect_data_root(cfg, f"{scenes_root(**cfg.scenes)}/")
     if args.work_dir is not None:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / args.config.stem)
+    if not any(hook["type"] == "MetricsReportHook" for hook in cfg.get("custom_hooks") or []):
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="MetricsReportHook")]
     if args.amp is not None:
         hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] != "AutocastHook"]
         cfg.custom_hooks = hooks + ([dict(type="AutocastHook")] if args.amp else [])
@@ -81,6 +87,7 @@ def register_host(cfg: Config) -> None:
     except ImportError as error:
         raise CommandError(f"{scope} cannot be imported ({error}); `hybrid-dense doctor` names the mend") from error
     host.register_all_modules(init_default_scope=True)
+    register_host_metrics(scope)
 
 
 def join_processes(cfg: Config, launcher: str) -> None:
@@ -108,4 +115,4 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     check_data(cfg, splits)
     if not torch.cuda.is_available():
         keep_freed_memory()
-    return Runner.from_cfg(cfg)
+    return tolerate_broken_images(Runner.from_cfg(cfg))

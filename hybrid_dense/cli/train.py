@@ -28,6 +28,12 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         help="scale the learning rate by the real batch over the config's auto_scale_lr.base_batch_size",
     )
     add_epochs_argument(parser)
+    parser.add_argument(
+        "--max-broken",
+        type=float,
+        metavar="SHARE",
+        help="share of the images that may be broken; they are named and skipped (default: the config's, or 0.01)",
+    )
     parser.add_argument("--seed", type=int, help="seed of every random number generator")
 
 
@@ -50,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise CommandError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in {args.config}")
         cfg.auto_scale_lr.enable = True
+    if args.max_broken is not None:
+        cfg.max_broken = args.max_broken
     if args.seed is not None:
         cfg.randomness = dict(cfg.get("randomness", {}), seed=args.seed)
     join_processes(cfg, args.launcher)
