@@ -158,15 +158,14 @@ def test_which_segment_runs_behind_which_stage():
 
 def test_the_interleaved_page_on_attention_in_the_bottleneck():
     text = (FOLDER / "interleaved.md").read_text()
-    before, after, coverage = re.search(r"from ([\d.]+) to ([\d.]+) M .*`min_coverage=([\d.]+)`", text).groups()
+    before, after = re.search(r"from ([\d.]+) to ([\d.]+) M parameters", text).groups()
     for attend_in, millions in (("stages", before), ("bottleneck", after)):
         with torch.device("meta"):
             cnn = build(type=InterleavedResNeXtViT, variant="rx50_vit_s", attend_in=attend_in).cnn
         assert f"{count_parameters(cnn) / 1e6:.2f}" == millions
     hybrid = build(type=InterleavedResNeXtViT, attend_in="bottleneck")
-    with pytest.raises(ValueError, match="min_coverage"):
-        load_pretrained(hybrid, cnn=build(type=PlainResNeXt).cnn.state_dict())
-    load_pretrained(hybrid, cnn=build(type=PlainResNeXt).cnn.state_dict(), min_coverage=float(coverage))
+    report = load_pretrained(hybrid, cnn=build(type=PlainResNeXt).cnn.state_dict())
+    assert report.cnn.coverage == 1 and all(".conv2.attn." in name for name in report.cnn.missing)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES[:-2], ids=lambda backbone: backbone.__name__)

@@ -52,10 +52,10 @@ def fill_bias(weights: dict[str, Tensor], layer: str) -> None:
 
 def place_tokens(weights: dict[str, Tensor]) -> None:
     """Fold the positions of class, distillation and register tokens into these; a distillation token is a register."""
-    tokens = [name for name in ("cls_token", "dist_token", "reg_token") if name in weights and weights[name].dim() == 3]
+    tokens = [name for name in ("cls_token", "dist_token", "reg_token") if name in weights]
     counts = [weights[name].shape[1] for name in tokens]
     table = weights.get("pos_embed")
-    if table is not None and table.dim() == 3:
+    if tokens and table is not None and table.dim() == 3 and table.shape[2] == weights[tokens[0]].shape[2]:
         # What is left of the table beside the square of patches; most libraries give registers no positions.
         extra = table.shape[1] - math.isqrt(table.shape[1]) ** 2
         positioned = next((n for n in range(1, len(tokens) + 1) if sum(counts[:n]) == extra), 0)

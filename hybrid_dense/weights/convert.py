@@ -1,5 +1,5 @@
 """From a state dict in any known layout to the weights of one trunk, by its names and in its shapes. Nothing is changed
-on the way but by resizing, and by folding layer scale into a trunk that has none."""
+on the way but by resizing, and by bringing layer scale to where the trunk has it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from hybrid_dense.archs import CNN_ARCHS, NUM_STAGES, VIT_ARCHS, CNNArch
 from hybrid_dense.trunks import ResNeXt, ViT
+from hybrid_dense.trunks.vit import PostNormBlock
 from hybrid_dense.weights.assemble import assemble
 from hybrid_dense.weights.layouts import LAYOUTS, Layout, recognise, translate, unwrap
-from hybrid_dense.weights.report import TrunkCoverage
+from hybrid_dense.weights.report import OURS_ALONE, TrunkCoverage, without_numbers
 from hybrid_dense.weights.resize import resize
+from hybrid_dense.weights.values import COUNTERS, WIDTH, check_values, shape
 
 FAMILIES: dict[type[nn.Module], str] = {ResNeXt: "cnn", ViT: "vit"}
 KINDS = {"cnn": "CNN", "vit": "ViT"}
-# What no file of others has, so that its absence is no gap.
-OURS_ALONE = "residuals."
-COUNTERS = "num_batches_tracked"
+LAYER_SCALE = re.compile(r"(blocks\.\d+\.)ls([12])\.gamma")
+BRANCH_ENDS = {"1": "attn.proj", "2": "mlp.fc2"}
 INSIDE_BLOCKS = re.compile(r"^(?:blocks|layer\d)\.|rel(?:ative)?_pos")
 
 
@@ -43,7 +44,8 @@ def convert(content: Mapping, trunk: nn.Module, source: str = "state dict") -> C
 
     Raises:
         ValueError: a layout that is not known or refused; a network of another size, where the message names the
-            variant that fits. How much was found is for the caller to judge.
+            variant that fits; a weight that is damaged, not finite or no real number; a trunk on the meta device. How
+            much was found is for the caller to judge.
     """
     family = next((family for kind, family in FAMILIES.items() if isinstance(trunk, kind)), None)
     if family is None:
@@ -52,23 +54,23 @@ def convert(content: Mapping, trunk: nn.Module, source: str = "state dict") -> C
     layout, prefix = find_layout(content, family, source)
     weights, outside = translate(content, layout, prefix)
     own = trunk.state_dict()
+    if any(value.is_meta for value in own.values()):
+        raise ValueError(f"the {KINDS[family]} trunk is on the meta device, which holds no values; build it on another")
+    check_values(weights, own, family, source)
     notes: dict[str, str] = {}
     if family == "vit":
-        weights = assemble(weights)
         check_vit(weights, own, source)
+        weights = assemble(weights)
         options = vit_options(weights, layout)
         built = vit_options(own, layout) | {"positions": trunk.positions, "norm_eps": trunk.norm.eps}
-        if options["positions"] == "none" and trunk.positions in ("sine", "rope"):
-            options["positions"] = trunk.positions  # these leave no trace in a file
-        if not built["layer_scale"]:
-            weights = fold_layer_scale(weights, notes)
+        weights = bring_layer_scale(weights, trunk, notes)
     else:
         check_cnn(weights, own, source)
         options, built = cnn_options(weights), cnn_options(own)
     fitted, resized, mismatched = fit(weights, own, notes)
     missing = [name for name in own if name not in weights and not name.endswith(COUNTERS)]
     unexpected = [*(name for name in weights if name not in own), *outside]
-    filled, total = count(trunk, fitted)
+    filled, total = count(own, fitted)
     coverage = TrunkCoverage(
         trunk=family,
         source=source,
@@ -81,16 +83,18 @@ def convert(content: Mapping, trunk: nn.Module, source: str = "state dict") -> C
         notes=notes,
         hint=write_hint(layout, unexpected, options, built),
         coverage=filled / total,
-        parameters=total,
+        values=total,
     )
     return Conversion(fitted, coverage)
 
 
 def find_layout(weights: Mapping[str, Tensor], family: str, source: str) -> tuple[Layout, str]:
+    if not weights:
+        raise ValueError(f"{source} holds no weights; give a state dict, {{name: tensor, …}}, or a checkpoint with one")
     found = recognise(weights, family)
     if found is None:
         other = next((row for kind in KINDS if kind != family and (row := recognise(weights, kind))), None)
-        what = f"{other[0].name} weights" if other else f"names like {', '.join(list(weights)[:3]) or 'none at all'}"
+        what = f"{other[0].name} weights" if other else f"names like {', '.join(list(weights)[:3])}"
         known = "; ".join(layout.name for layout in LAYOUTS if layout.family == family and not layout.refusal)
         raise ValueError(f"{source} holds {what}, which are none of a known {KINDS[family]}: {known}")
     if found[0].refusal:
@@ -121,40 +125,51 @@ def fit(
     return fitted, resized, mismatched
 
 
-def fold_layer_scale(weights: Mapping[str, Tensor], notes: dict[str, str]) -> dict[str, Tensor]:
-    """γ · (W·x + b) is (γ·W)·x + γ·b: the same function without a layer scale."""
-    weights = dict(weights)
-    for name in list(weights):
-        match = re.fullmatch(r"(blocks\.\d+\.)ls([12])\.gamma", name)
-        layer = match and match[1] + {"1": "attn.proj", "2": "mlp.fc2"}[match[2]]
+def bring_layer_scale(weights: Mapping[str, Tensor], trunk: ViT, notes: dict[str, str]) -> dict[str, Tensor]:
+    """The same function with the layer scale of ``trunk``: one that the file lacks is 1, and where the trunk has none,
+    the file's is folded into the last layer of the branch, since γ · (W·x + b) is (γ·W)·x + γ·b."""
+    weights, own = dict(weights), trunk.state_dict()
+    wanted = [name for name in own if LAYER_SCALE.fullmatch(name)]
+    if wanted and not any(map(LAYER_SCALE.fullmatch, weights)):
+        notes.update(dict.fromkeys(wanted, "no layer scale in the file: 1"))
+        return weights | {name: torch.ones_like(own[name]) for name in wanted}
+    last = {"1": "norm1", "2": "norm2"} if isinstance(trunk.blocks[0], PostNormBlock) else BRANCH_ENDS
+    for name in list(weights) if not wanted else ():
+        match = LAYER_SCALE.fullmatch(name)
+        layer = match and match[1] + last[match[2]]
         if not match or f"{layer}.weight" not in weights:
             continue
         gamma = weights.pop(name).float()
-        for kind in ("weight", "bias"):
-            value = weights[f"{layer}.{kind}"].float()
-            weights[f"{layer}.{kind}"] = gamma.unsqueeze(1) * value if kind == "weight" else gamma * value
-            notes[f"{layer}.{kind}"] = "layer scale folded in"
+        for part in (f"{layer}.weight", f"{layer}.bias"):
+            if part in weights:
+                value = weights[part].float()
+                weights[part] = gamma.unsqueeze(1) * value if value.dim() == 2 else gamma * value
+                notes[part] = "layer scale folded in"
     return weights
 
 
-def count(trunk: nn.Module, fitted: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Elements of the trunk's parameters: those that ``fitted`` fills, and those that a file could fill."""
-    sizes = {name: parameter.numel() for name, parameter in trunk.named_parameters()}
-    counted = {name: size for name, size in sizes.items() if name in fitted or not name.startswith(OURS_ALONE)}
+def count(own: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Values of the trunk's parameters and statistics: those that ``fitted`` fills, and those that a file could."""
+    sizes = {name: value.numel() for name, value in own.items() if not name.endswith(COUNTERS)}
+    counted = {name: size for name, size in sizes.items() if name in fitted or not OURS_ALONE.match(name)}
     return sum(size for name, size in counted.items() if name in fitted), sum(counted.values())
 
 
 def vit_options(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, object]:
-    """The options of ``ViT`` that the names and shapes tell of."""
-    scaled, fc1, fc2 = (f"blocks.0.{name}" for name in ("ls1.gamma", "mlp.fc1.bias", "mlp.fc2.weight"))
+    """The options of ``ViT`` that the names and shapes tell of and that its function depends on."""
+    fc1, fc2 = "blocks.0.mlp.fc1.bias", "blocks.0.mlp.fc2.weight"
     gated = fc1 in weights and fc2 in weights and weights[fc1].shape[0] == 2 * weights[fc2].shape[1]
+    positions = {}  # a file without any table does not tell: the network may have had sine positions
+    if "pos_embed" in weights:
+        positions["positions"] = "learned"
+    elif any("relative_pos" in name for name in weights):
+        positions["positions"] = "none"
     return {
         "class_token": "cls_token" in weights,
         "registers": weights["reg_token"].shape[1] if "reg_token" in weights else 0,
-        "layer_scale": 1e-5 if scaled in weights else None,
         "mlp": "swiglu" if gated else "gelu",
         "norm_pre": "norm_pre.weight" in weights,
-        "positions": "learned" if "pos_embed" in weights else "none",
+        **positions,
         **layout.options,
     }
 
@@ -166,9 +181,14 @@ def cnn_options(weights: Mapping[str, Tensor]) -> dict[str, object]:
 
 def write_hint(layout: Layout, unexpected: list[str], options: dict, built: dict) -> str:
     """One line on how to build a trunk that computes what the file's network does; "" if this one does."""
-    different = [f"{name}={value!r}" for name, value in options.items() if built.get(name) != value]
-    parts = [f"build the backbone with {', '.join(different)}"] if different else []
-    alien = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in unexpected if INSIDE_BLOCKS.search(name)))
+    different = {name: value for name, value in options.items() if built.get(name) != value}
+    given = [f"{name}={value!r}" for name, value in different.items() if value]
+    absent = [name for name, value in different.items() if not value]
+    parts = [f"build the backbone with {', '.join(given)}"] if given else []
+    parts += [f"the file has no {name.replace('_', ' ')}: build without {name}" for name in absent]
+    if built.get("positions") == "learned" and "positions" not in options:
+        parts.append("the file has no position table: build with positions='sine', 'rope' or 'none' as its network was")
+    alien = list(dict.fromkeys(without_numbers(name) for name in unexpected if INSIDE_BLOCKS.search(name)))
     if alien:
         parts.append(f"parts that our blocks lack change the features until trained ({', '.join(alien[:2])})")
     return f"these are {layout.name} weights: {'; '.join(parts)}" if parts else ""
@@ -185,7 +205,7 @@ def check_vit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: 
 def vit_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int]:
     """Channels and blocks."""
     indices = [int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))]
-    return weights["blocks.0.norm1.weight"].shape[0], max(indices) + 1
+    return weights[WIDTH].shape[0], max(indices) + 1
 
 
 def check_cnn(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
@@ -202,7 +222,7 @@ def cnn_sizes(weights: Mapping[str, Tensor]) -> CNNArch:
     stages = range(1, NUM_STAGES + 1)
     blocks = tuple(1 + max(block_index(name, stage) for name in weights) for stage in stages)
     width, (inner, per_group) = weights["bn1.weight"].shape[0], weights["layer1.0.conv2.weight"].shape[:2]
-    groups = inner // per_group
+    groups = max(inner // per_group, 1)  # 0 in a damaged file
     return CNNArch(blocks, width, groups, inner * 64 // (width * groups))
 
 
@@ -216,9 +236,5 @@ def describe(arch: CNNArch) -> str:
 
 
 def misfit(source: str, file: str, trunk: str, row: str | None, variant: str) -> ValueError:
-    mend = f"use variant {variant}" if row else "no variant has these sizes"
-    return ValueError(f"{source} is {file} (row {row}), the trunk has {trunk}: {mend}")
-
-
-def shape(tensor: Tensor | torch.Size) -> str:
-    return "×".join(str(side) for side in tensor.shape) or "scalar"
+    known, mend = (f" (row {row})", f"use variant {variant}") if row else ("", "no variant has these sizes")
+    return ValueError(f"{source} is {file}{known}, the trunk has {trunk}: {mend}")

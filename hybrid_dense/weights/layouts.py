@@ -104,13 +104,14 @@ _MMPRETRAIN = (
     *_TIMM,
 )
 # Both the names in the files of the hub and those that models have in memory since transformers 5.
+_TRANSFORMERS_LAYERS = r"^(?:encoder\.layer|model\.layer|layers|layer)\."
 _TRANSFORMERS = (
     (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
     (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.(?=cls_token$|mask_token$)", ""),
-    (r"^(?:encoder\.layer|model\.layer|layers|layer)\.(\d+)\.", r"blocks.\1."),
+    (rf"{_TRANSFORMERS_LAYERS}(\d+)\.", r"blocks.\1."),
     (r"^layernorm\.", "norm."),
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
@@ -130,7 +131,11 @@ _TIMM_BLOCK = r"^blocks\.0\.(?:0\.)?norm1\.weight$"
 _MMPRETRAIN_SIGN = r"patch_embed\.projection\.weight"
 _MMPRETRAIN_BLOCK = r"^layers\.0\.ln1\.weight$"
 _TRANSFORMERS_SIGN = r"embeddings\.patch_embeddings\.projection\.weight"
-_TRANSFORMERS_BLOCK = r"\.0\.(?:norm1|layernorm_before)\.weight$"
+_TRANSFORMERS_BLOCK = rf"{_TRANSFORMERS_LAYERS}0\.(?:norm1|layernorm_before)\.weight$"
+_TRANSFORMERS_RESNET_MARKS = (
+    r"^embedder\.embedder\.normalization\.weight$",
+    r"^encoder\.stages\.0\.layers\.0\.layer\.1\.convolution\.weight$",
+)
 _DINOV3 = {"positions": "rope", "norm_eps": 1e-5}
 
 
@@ -157,7 +162,13 @@ LAYOUTS = (
         renames=((r"^stem\.7\.", "bn1."), (r"^stem\.(\d)\.", r"conv1.\1.")),
     ),
     _resnet("torchvision / timm / mmdet / mmpretrain ResNet or ResNeXt", r"^bn1\.weight$"),
-    Layout("transformers ResNet", "cnn", r"embedder\.embedder\.convolution\.weight", renames=_TRANSFORMERS_RESNET),
+    Layout(
+        "transformers ResNet",
+        "cnn",
+        r"embedder\.embedder\.convolution\.weight",
+        _TRANSFORMERS_RESNET_MARKS,
+        renames=_TRANSFORMERS_RESNET,
+    ),
     _timm("DINOv3", r"^(?:storage_tokens|rope_embed\.periods)$", options=_DINOV3),
     _timm("timm DINOv3", r"\.gamma_1$", r"^cls_token$", r"^reg_token$", absent=(r"^pos_embed$",), options=_DINOV3),
     _timm("BEiT", r"\.gamma_1$", r"relative_position_bias_table$"),
@@ -167,7 +178,8 @@ LAYOUTS = (
         r"\.(?:gamma_1|q_bias|q_proj\.weight)$",
         refusal="its rotary positions pair channels in another way than DINOv3's, which are the ones built here",
     ),
-    _timm("timm CLIP", r"^norm_pre\.weight$", options={"norm_eps": 1e-5}),
+    # Its patches have no bias, those of our own checkpoints have one.
+    _timm("timm CLIP", r"^norm_pre\.weight$", absent=(r"^patch_embed\.proj\.bias$",), options={"norm_eps": 1e-5}),
     _timm("MAE", r"^decoder_embed\.weight$"),
     _timm("DINOv2", r"^mask_token$", r"\.ls1\.gamma$"),
     _timm("timm DINOv2 or DeiT III", r"\.ls1\.gamma$"),

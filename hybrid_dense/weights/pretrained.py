@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -31,22 +32,25 @@ def load_pretrained(
         backbone: of this project, or any module with trunks of those names.
         cnn: the CNN's weights; see ``sources.read_source`` for what a source may be. None leaves the trunk as it is.
         vit: the ViT's.
-        min_coverage: share of each trunk's parameter elements that must be filled, 0 to 1.
+        min_coverage: share of each trunk's parameters and BatchNorm statistics that must be filled, 0 to 1.
 
     Raises:
         CoverageError: a trunk was covered less; the message holds the table.
-        ValueError, FileNotFoundError: no such trunk or source, an unknown layout, a network of another size.
+        ValueError, FileNotFoundError: no such trunk or source, an unknown layout, a network of another size, weights
+            that are damaged or no real numbers.
 
     After any error the backbone is as it was.
     """
     sources = {family: source for family, source in (("cnn", cnn), ("vit", vit)) if source is not None}
     if not sources:
         raise ValueError("no weights named; give cnn=… or vit=…")
-    if not 0 <= min_coverage <= 1:
-        raise ValueError(f"min_coverage {min_coverage} is not a share from 0 to 1")
+    if not isinstance(min_coverage, Real) or not 0 <= min_coverage <= 1:
+        raise ValueError(f"min_coverage {min_coverage!r} is not a share from 0 to 1")
     for family in sources:
         if not has_trunk(backbone, family):
-            raise ValueError(f"{type(backbone).__name__} has no {KINDS[family]} trunk; leave {family}=… out")
+            is_model = has_trunk(getattr(backbone, "backbone", None), family)
+            mend = "give model.backbone" if is_model else f"leave {family}=… out"
+            raise ValueError(f"{type(backbone).__name__} has no {KINDS[family]} trunk; {mend}")
     conversions: dict[str, Conversion] = {
         family: convert(read_source(source), getattr(backbone, family), describe_source(source))
         for family, source in sources.items()
@@ -70,8 +74,9 @@ def has_trunk(backbone: nn.Module, family: str) -> bool:
 class TrunkPretrained:
     """``load_pretrained`` as a backbone's ``init_cfg``: ``dict(type="TrunkPretrained", cnn=…, vit=…)``.
 
-    The table goes to the log. As a backbone leaves aside the options that it has no part for, so does this: the source
-    of a trunk that the backbone has not is left aside with a warning.
+    The table goes to the log, as a warning where anything may keep a trunk from computing what its source does. As a
+    backbone leaves aside the options that it has no part for, so does this: the source of a trunk that the backbone has
+    not is left aside with a warning.
     """
 
     def __init__(self, cnn: Source | None = None, vit: Source | None = None, min_coverage: float = 0.95):
@@ -83,8 +88,11 @@ class TrunkPretrained:
         for family in self.sources.keys() - used.keys():
             message = f"{type(module).__name__} has no {KINDS[family]} trunk: {family}=… of init_cfg is left aside"
             print_log(message, logger="current", level=logging.WARNING)
-        report = load_pretrained(module, **(used or self.sources), min_coverage=self.min_coverage)
-        print_log(f"pretrained weights:\n{report}", logger="current")
+        if self.sources and not used:
+            return
+        report = load_pretrained(module, **used, min_coverage=self.min_coverage)
+        level = logging.INFO if all(trunk.is_whole for trunk in report.trunks) else logging.WARNING
+        print_log(f"pretrained weights:\n{report}", logger="current", level=level)
         if hasattr(module, "_params_init_info"):
             origins = ", ".join(f"{family}={describe_source(source)}" for family, source in used.items())
             update_init_info(module, init_info=f"{type(self).__name__}: {origins}")

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# What no file of others has, so that its absence is no gap: residual convolutions, attention in place of convolutions.
+OURS_ALONE = re.compile(r"residuals\.|layer4\.\d+\.conv2\.attn\.")
 SHOWN = 3
 """Names that a line of the short table shows."""
 
@@ -31,9 +33,9 @@ class TrunkCoverage:
         notes: remarks by name, as for ``pos_embed`` "37×37 to 14×14".
         hint: what keeps the trunk from computing what the file's network does: options to build it with, parts that it
             cannot have; "" if nothing does.
-        coverage: share of the trunk's parameter elements that were filled, 0 to 1. Residual convolutions, which no file
-            of others has, are not counted.
-        parameters: those elements.
+        coverage: share of the values in the trunk's parameters and BatchNorm statistics that were filled, 0 to 1.
+            Residual convolutions and attention in a bottleneck, which no file of others has, count where they are.
+        values: their number.
     """
 
     trunk: str
@@ -47,11 +49,17 @@ class TrunkCoverage:
     notes: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
     coverage: float = 0.0
-    parameters: int = 0
+    values: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is known that keeps the trunk from computing what the file's network does, but new parts."""
+        gaps = [name for name in self.missing if not OURS_ALONE.match(name)]
+        return not (gaps or self.mismatched or self.hint)
 
     def table(self, all: bool = False) -> str:
         """The account as text; ``all`` lists every name instead of the first few."""
-        filled = f"{floor_percent(self.coverage)} of {self.parameters / 1e6:.2f} M parameters filled"
+        filled = f"{floor_percent(self.coverage)} of {self.values / 1e6:.2f} M values filled"
         lines = [f"{self.trunk} from {self.source} ({self.layout}): {filled}"]
         for kind in ("matched", "resized", "missing", "mismatched", "unexpected"):
             names = getattr(self, kind)
@@ -92,8 +100,13 @@ def group(entries: list[str]) -> list[str]:
     for entry in entries:
         part = entry.partition(".")[0]
         known = re.fullmatch(r"blocks|layer\d|conv1|bn1|patch_embed|norm|norm_pre|residuals", part)
-        counts[re.sub(r"(?<=\.)\d+(?=\.)|(?<=^layer)\d", "*", entry) if known or " (" in entry else part] += 1
+        counts[without_numbers(entry) if known or " (" in entry else part] += 1
     return [f"{entry} ×{count}" if count > 1 else entry for entry, count in counts.items()]
+
+
+def without_numbers(name: str) -> str:
+    """A weight's name for all blocks and stages."""
+    return re.sub(r"(?<=\.)\d+(?=\.)|(?<=^layer)\d", "*", name)
 
 
 def shorten(entries: list[str]) -> list[str]:

@@ -16,19 +16,22 @@ INPUT_KERNELS = ("conv1.weight", "conv1.0.weight", "patch_embed.proj.weight")
 def resize(name: str, weight: Tensor, shape: torch.Size) -> Tensor | None:
     """``weight`` in another shape where there is a method for it, else None."""
     if name == "pos_embed":
-        return resize_positions(weight, shape)
-    if name in INPUT_KERNELS and weight.dim() == 4 and weight.shape[0] == shape[0] and shape[-1] > 1:
-        # A kernel of one pixel, the last exclusion, reads features and not an image.
+        weight = resize_positions(weight, shape)
+    elif name in INPUT_KERNELS and reads_images(weight.shape, shape):
         weight = resize_channels(weight, shape[1])
         if name.startswith("patch_embed"):
             weight = resize_patch(weight, tuple(shape[-2:]))
-        return weight if weight.shape == shape else None
-    return None
+    return weight if weight is not None and weight.shape == shape else None
+
+
+def reads_images(old: torch.Size, new: torch.Size) -> bool:
+    """Whether both kernels (d, c, h, w) are for images: one of a single pixel, or of many channels, reads features."""
+    return len(old) == 4 and min(*old[2:], *new[2:]) > 1 and old[1] in (3, new[1])
 
 
 def resize_positions(table: Tensor, shape: torch.Size) -> Tensor | None:
     """A position table (1, s², d) to (1, t², d), bicubic with antialiasing; None where it is no square grid of d."""
-    if table.dim() != 3 or table.shape[-1] != shape[-1]:
+    if table.dim() != 3 or table.shape[::2] != shape[::2]:
         return None
     old, new = math.isqrt(table.shape[1]), math.isqrt(shape[1])
     if old**2 != table.shape[1]:
@@ -46,7 +49,7 @@ def resize_patch(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     old = tuple(kernel.shape[-2:])
     if old == size:
         return kernel
-    pixels = torch.eye(old[0] * old[1], dtype=torch.float64).reshape(-1, 1, *old)
+    pixels = torch.eye(old[0] * old[1], dtype=torch.float64, device=kernel.device).reshape(-1, 1, *old)
     enlarged = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
     # Row i is the i-th pixel enlarged: this is Bᵀ.
     inverse = torch.linalg.pinv(enlarged.flatten(1))

@@ -18,15 +18,11 @@ from hybrid_dense.engine.checkpoint import safe_load
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a repository of the Hugging Face hub calls its weights, the preferred first."""
 
-# torchvision's own table (torchvision.models.resnet), V1 and V2 of each.
+# Of torchvision's own table (torchvision.models.resnet) what a row of `archs.CNN_ARCHS` fits, V1 and V2 of each.
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 TORCHVISION_FILES = {
     "resnet50": ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"),
-    "resnet101": ("resnet101-63fe2227.pth", "resnet101-cd907fc2.pth"),
-    "resnet152": ("resnet152-394f9c45.pth", "resnet152-f82ba261.pth"),
     "resnext50_32x4d": ("resnext50_32x4d-7cdf4587.pth", "resnext50_32x4d-1a0047aa.pth"),
-    "resnext101_32x8d": ("resnext101_32x8d-8ba56ff5.pth", "resnext101_32x8d-110c445d.pth"),
-    "resnext101_64x4d": ("resnext101_64x4d-173b62eb.pth",),
 }
 
 FORMS = "a path, a URL, torchvision://name, timm://name, hf://organisation/name, or a state dict"
@@ -47,7 +43,10 @@ def read_source(source: str | Path | Mapping) -> Mapping:
     """
     if isinstance(source, Mapping):
         return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"unknown source {source!r}; weights come from {FORMS}")
     scheme, is_remote, name = str(source).partition("://")
+    scheme = scheme.lower()
     if not is_remote:
         return safe_load(find_file(Path(source).expanduser()))
     if scheme not in FETCHERS:
@@ -85,7 +84,8 @@ def leader_first(fetch: Callable[[], Path]) -> Path:
 def fetch_url(source: str, _: str = "") -> Path:
     """Download a URL into torch's hub cache, unless it is there."""
     remote = Path(urlparse(source).path)
-    expected = re.search(r"-([0-9a-f]{8,64})$", remote.stem)
+    # Eight digits are a date.
+    expected = re.search(r"-(?!\d{8}$)([0-9a-f]{8,64})$", remote.stem)
     # Without a hash in the name, two addresses may well use the same name for different weights.
     address = "" if expected else f"-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     path = Path(torch.hub.get_dir(), "checkpoints", f"{remote.stem}{address}{remote.suffix}")
@@ -105,7 +105,10 @@ def fetch_torchvision(source: str, name: str) -> Path:
     name, _, version = name.partition(".")
     files = TORCHVISION_FILES.get(name)
     if files is None:
-        raise ValueError(f"unknown source {source!r}; of torchvision there is {', '.join(TORCHVISION_FILES)}")
+        raise ValueError(
+            f"unknown source {source!r}; of torchvision {' and '.join(TORCHVISION_FILES)} fit a variant, and for rx101 "
+            f"there is timm://resnext101_32x4d.gluon_in1k"
+        )
     versions = {f"IMAGENET1K_V{number}": file for number, file in enumerate(files, start=1)}
     if version and version not in versions:
         raise ValueError(f"unknown source {source!r}; of {name} there is {', '.join(versions)}")

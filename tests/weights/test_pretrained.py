@@ -1,6 +1,6 @@
 """A backbone is filled as far as it was asked for, or not at all, and the report says what happened."""
 
-import dataclasses
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -36,6 +36,11 @@ def snapshot(module) -> dict:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+def count_values(trunk) -> int:
+    """Of parameters and BatchNorm's statistics, not its counters."""
+    return sum(value.numel() for value in trunk.state_dict().values() if value.is_floating_point())
+
+
 def test_both_trunks_are_filled_and_nothing_else():
     backbone, cnn, vit = build(), cnn_file(), vit_file()
     cnn["bn1.running_mean"] = torch.full((16,), 5.0)
@@ -46,7 +51,7 @@ def test_both_trunks_are_filled_and_nothing_else():
     assert_close(backbone.fusions.state_dict(), before)
     assert report.cnn.coverage == report.vit.coverage == 1
     assert report.cnn.unexpected == ("fc.weight", "fc.bias") and report.cnn.missing == report.cnn.resized == ()
-    assert report.cnn.parameters == sum(parameter.numel() for parameter in backbone.cnn.parameters())
+    assert report.cnn.values == count_values(backbone.cnn)
 
 
 def test_one_trunk_alone():
@@ -61,10 +66,27 @@ def test_coverage_counts_elements():
     cnn = cnn_file()
     del cnn["layer4.0.conv2.weight"], cnn["layer4.0.bn1.num_batches_tracked"], cnn["bn1.running_mean"]
     coverage = load_pretrained(build(), cnn=cnn, min_coverage=0.5).cnn
-    total = sum(parameter.numel() for parameter in build().cnn.parameters())
-    gap = build().cnn.layer4[0].conv2.weight.numel()
+    total = count_values(build().cnn)
+    gap = build().cnn.layer4[0].conv2.weight.numel() + 16
     assert coverage.coverage == (total - gap) / total
     assert coverage.missing == ("bn1.running_mean", "layer4.0.conv2.weight")
+
+
+def test_statistics_that_are_missing_are_no_hundred_percent():
+    cnn = {name: value for name, value in cnn_file().items() if "running" not in name}
+    report = load_pretrained(build(), cnn=cnn)
+    parameters = sum(parameter.numel() for parameter in build().cnn.parameters())
+    assert report.cnn.coverage == parameters / count_values(build().cnn) < 1
+    assert not report.cnn.is_whole and all("running" in name for name in report.cnn.missing)
+
+
+def test_another_stem_is_said():
+    for file, trunk, hint in [
+        (False, True, "the file has no deep stem: build without deep_stem"),
+        (True, False, "build the backbone with deep_stem=True"),
+    ]:
+        coverage = load_pretrained(build(deep_stem=trunk), cnn=cnn_file(deep_stem=file)).cnn
+        assert coverage.hint.endswith(f" weights: {hint}") and not coverage.is_whole
 
 
 @pytest.mark.parametrize("bad", ["cnn", "vit"])
@@ -95,7 +117,7 @@ def test_the_report_is_readable_and_frozen():
     assert max(map(len, text.splitlines())) < 160
     assert "decoder_blocks.7.norm1.weight" in report.table(all=True)
     assert "blocks.3.attn.qkv.weight" in report.table(all=True)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(FrozenInstanceError):
         report.vit = None
 
 
@@ -106,26 +128,39 @@ def test_a_gap_is_never_a_hundred_percent():
     assert "99.9 %" in str(report) and "missing        1  norm.bias" in str(report)
 
 
-def test_layer_scale_is_folded_into_a_trunk_without():
-    scaled = ViT(VIT_ARCHS["pico"], layer_scale=0.3)
+@pytest.mark.parametrize(("norm", "last"), [("pre", "mlp.fc2"), ("post", "norm2")])
+def test_layer_scale_is_folded_into_a_trunk_without(norm, last):
+    scaled = ViT(VIT_ARCHS["pico"], layer_scale=0.3, norm=norm)
     with torch.no_grad():
         for name, parameter in scaled.named_parameters():
             if "ls" in name:
                 parameter.add_(torch.rand_like(parameter))
-    backbone = build()
+    backbone = build(norm=norm)
     report = load_pretrained(backbone, vit=scaled.state_dict())
     batch = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert_close(backbone.vit.eval()(batch), scaled.eval()(batch), atol=1e-5, rtol=1e-5)
     assert report.vit.unexpected == () and report.vit.coverage == 1
-    assert report.vit.notes["blocks.2.mlp.fc2.bias"] == "layer scale folded in"
-    assert "blocks.*.attn.proj.weight (layer scale folded in) ×4" in str(report)
-    assert "layer_scale=1e-05" in report.vit.hint
+    assert report.vit.notes[f"blocks.2.{last}.bias"] == "layer scale folded in"
+    assert f"blocks.*.{last}.weight (layer scale folded in) ×4" in report.vit.table()
+    assert report.vit.hint == "" and report.vit.is_whole
 
 
-def test_layer_scale_that_the_file_lacks_is_missing():
-    report = load_pretrained(build(layer_scale=1e-5), vit=vit_file())
-    assert len(report.vit.missing) == 8 and "layer_scale=None" in report.vit.hint
+def test_layer_scale_that_the_file_lacks_is_one():
+    backbone, plain = build(layer_scale=1e-5), ViT(VIT_ARCHS["pico"])
+    report = load_pretrained(backbone, vit=plain.state_dict())
+    batch = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert_close(backbone.vit.eval()(batch), plain.eval()(batch), atol=1e-6, rtol=0)
+    assert report.vit.is_whole and report.vit.coverage == 1
+    assert "blocks.*.ls1.gamma (no layer scale in the file: 1) ×4" in str(report)
+
+
+def test_a_part_of_the_layer_scale_is_a_gap():
+    vit = vit_file(layer_scale=1e-5)
+    del vit["blocks.2.ls1.gamma"]
+    report = load_pretrained(build(layer_scale=1e-5), vit=vit)
+    assert report.vit.missing == ("blocks.2.ls1.gamma",) and not report.vit.is_whole
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -138,7 +173,7 @@ def test_other_images_channels(channels):
 
 
 def test_patch_14_to_16():
-    vit = ViT(dataclasses.replace(VIT_ARCHS["pico"], patch=14), native_size=37).state_dict()
+    vit = ViT(replace(VIT_ARCHS["pico"], patch=14), native_size=37).state_dict()
     report = load_pretrained(build(), vit=vit)
     assert report.vit.resized == ("pos_embed", "patch_embed.proj.weight") and report.vit.coverage == 1
 
@@ -149,13 +184,38 @@ def test_the_serial_topology_keeps_its_own_embedding():
     report = load_pretrained(backbone, cnn=cnn_file(), vit=vit_file("ti"))
     assert report.vit.mismatched == ("patch_embed.proj.weight",) and report.vit.coverage > 0.95
     assert_close(backbone.vit.patch_embed.proj.weight, before)
+    report = load_pretrained(build(variant="rxnano_vit_ti"), vit=backbone.vit.state_dict())
+    assert report.vit.mismatched == ("patch_embed.proj.weight",) and report.vit.resized == ()
 
 
 def test_residual_convolutions_are_no_gap():
     report = load_pretrained(build(residual_conv=True), vit=vit_file(), min_coverage=1)
     assert report.vit.coverage == 1 and all(name.startswith("residuals.") for name in report.vit.missing)
     own = load_pretrained(build(residual_conv=True), vit=vit_file(residual_conv=True))
-    assert own.vit.missing == () and own.vit.parameters > report.vit.parameters
+    assert own.vit.missing == () and own.vit.values > report.vit.values
+    assert report.vit.is_whole
+
+
+def test_attention_in_the_bottleneck_is_no_gap():
+    backbone = build("InterleavedResNeXtViT", attend_in="bottleneck")
+    report = load_pretrained(backbone, cnn=cnn_file())
+    assert report.cnn.coverage == 1
+    assert report.cnn.missing and all(name.startswith("layer4.0.conv2.attn.") for name in report.cnn.missing)
+    assert "parts that our blocks lack change the features until trained (layer*.*.conv2.weight)" in report.cnn.hint
+    own = load_pretrained(backbone, cnn=backbone.cnn.state_dict())
+    assert own.cnn.is_whole and own.cnn.values == count_values(backbone.cnn) > report.cnn.values
+
+
+def test_own_checkpoints_get_no_false_hints():
+    for options in (
+        dict(norm_pre=True),
+        dict(positions="sine"),
+        dict(positions="rope", class_token=True, registers=2, layer_scale=1e-5),
+        dict(positions="none"),
+    ):
+        assert load_pretrained(build(**options), vit=vit_file(**options)).vit.hint == ""
+    hint = load_pretrained(build(), vit=vit_file(positions="sine")).vit.hint
+    assert hint.endswith("no position table: build with positions='sine', 'rope' or 'none' as its network was")
 
 
 @pytest.mark.parametrize("topology", ["InterleavedResNeXtViT", "GuidedResNeXtViT", "PlainViT", "PlainResNeXt"])
@@ -182,6 +242,13 @@ IMPOSSIBLE = {
     "like ResNet-34; use ResNet-50": dict(cnn=BASIC_BLOCKS),
     "no weights named; give cnn=… or vit=…": {},
     "min_coverage 95 is not a share": dict(cnn=cnn_file(), min_coverage=95),
+    "min_coverage '0.9' is not a share": dict(cnn=cnn_file(), min_coverage="0.9"),
+    "min_coverage nan is not a share": dict(cnn=cnn_file(), min_coverage=float("nan")),
+    "state dict holds no weights; give a state dict": dict(cnn={}),
+    "unknown source 5; weights come from a path, a URL": dict(vit=5),
+    r"is a CNN of blocks \(2, 1, 1, 1\), [^()]*, the trunk has .*: no variant has these sizes": dict(
+        cnn=ResNeXt(replace(CNN_ARCHS["rxnano"], blocks=(2, 1, 1, 1))).state_dict()
+    ),
 }
 
 
@@ -198,6 +265,10 @@ def test_what_cannot_be_is_one_line(message, arguments):
 def test_a_trunk_that_is_not_there():
     with pytest.raises(ValueError, match="PlainViT has no CNN trunk; leave cnn=… out"):
         load_pretrained(build("PlainViT"), cnn=cnn_file())
+    detector = torch.nn.Module()
+    detector.backbone = build()
+    with pytest.raises(ValueError, match="Module has no CNN trunk; give model.backbone$"):
+        load_pretrained(detector, cnn=cnn_file())
     with pytest.raises(ValueError, match="a Linear is no trunk to fill"):
         convert(vit_file(), torch.nn.Linear(1, 1))
 
@@ -224,8 +295,40 @@ def test_init_cfg_leaves_aside_what_a_plain_backbone_has_not(files):
     backbone = build("PlainViT", init_cfg=dict(type="TrunkPretrained", **files))
     backbone.init_weights()
     assert_close(backbone.vit.pos_embed.data, vit_file()["pos_embed"])
-    with pytest.raises(ValueError, match="PlainResNeXt has no ViT trunk"):
-        build("PlainResNeXt", init_cfg=dict(type="TrunkPretrained", vit=files["vit"])).init_weights()
+
+
+def test_init_cfg_with_nothing_to_use_is_a_warning(files, tmp_path):
+    MMLogger.get_instance("test_nothing_to_use", log_file=str(tmp_path / "log.txt"))
+    backbone = build("PlainViT", init_cfg=dict(type="TrunkPretrained", cnn=files["cnn"]))
+    before = snapshot(backbone)
+    backbone.init_weights()
+    assert_close(backbone.state_dict(), before)
+    log = (tmp_path / "log.txt").read_text()
+    assert "WARNING" in log and "PlainViT has no CNN trunk: cnn=… of init_cfg is left aside" in log
+    with pytest.raises(ValueError, match="no weights named"):
+        build("PlainViT", init_cfg=dict(type="TrunkPretrained")).init_weights()
+
+
+GAPS = {
+    "nothing": (dict(), dict(), "INFO"),
+    "residual convolutions": (dict(residual_conv=True), dict(), "INFO"),
+    "a missing layer": (dict(), dict(without="norm.bias"), "WARNING"),
+    "a hint": (dict(), dict(class_token=True), "WARNING"),
+    "mismatched": (dict(in_channels=5), dict(in_channels=4), "WARNING"),
+}
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_init_cfg_warns_of_gaps(gap, tmp_path):
+    options, file, level = GAPS[gap]
+    without = file.get("without")
+    state = vit_file(**{name: value for name, value in file.items() if name != "without"})
+    torch.save({name: value for name, value in state.items() if name != without}, tmp_path / "vit.pth")
+    MMLogger.get_instance(f"test_gaps_{gap}", log_file=str(tmp_path / "log.txt"))
+    init_cfg = dict(type="TrunkPretrained", vit=str(tmp_path / "vit.pth"), min_coverage=0.5)
+    build(init_cfg=init_cfg, **options).init_weights()
+    (line,) = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.endswith("pretrained weights:")]
+    assert f" - {level} - " in line
 
 
 def test_init_cfg_stops_below_its_minimum(tmp_path):

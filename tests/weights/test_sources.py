@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 import types
@@ -12,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from hybrid_dense.archs import CNN_ARCHS, CNNArch
 from hybrid_dense.engine.checkpoint import safe_load
 from hybrid_dense.weights import sources
 from hybrid_dense.weights.sources import TORCHVISION_FILES, fetch_torchvision, leader_first, read_source
@@ -150,10 +152,23 @@ def test_the_hash_in_a_name_is_checked(server, cache):
     write(folder / "w.pth")
     digest = hashlib.sha256((folder / "w.pth").read_bytes()).hexdigest()
     (folder / f"w-{digest[:8]}.pth").write_bytes((folder / "w.pth").read_bytes())
-    (folder / "w-00000000.pth").write_bytes((folder / "w.pth").read_bytes())
+    (folder / "w-deadbeef.pth").write_bytes((folder / "w.pth").read_bytes())
     read_source(f"{address}/w-{digest[:8]}.pth")
-    fails(f"{address}/w-00000000.pth", ValueError, "the hash differs")
+    fails(f"{address}/w-deadbeef.pth", ValueError, "the hash differs")
     assert [file.name for file in cache.iterdir()] == [f"w-{digest[:8]}.pth"]
+
+
+def test_a_date_in_a_name_is_no_hash(server, cache):
+    address, folder, _ = server
+    write(folder / "model-20221031.pth")
+    assert read_source(f"{address}/model-20221031.pth")["w"].tolist() == [0, 1, 2, 3]
+    assert re.fullmatch(r"model-20221031-[0-9a-f]{12}\.pth", next(cache.iterdir()).name)
+
+
+def test_the_case_of_a_scheme_does_not_matter(server, cache):
+    address, folder, _ = server
+    write(folder / "w.pth")
+    assert read_source(f"{address}/w.pth".replace("http", "HTTP"))["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_download_that_was_cut_off_says_what_to_do(server, cache):
@@ -186,14 +201,26 @@ def test_torchvision_names_and_versions(monkeypatch):
         ("resnext50_32x4d", "resnext50_32x4d-7cdf4587.pth"),
         ("resnext50_32x4d.IMAGENET1K_V1", "resnext50_32x4d-7cdf4587.pth"),
         ("resnext50_32x4d.IMAGENET1K_V2", "resnext50_32x4d-1a0047aa.pth"),
-        ("resnet101.IMAGENET1K_V2", "resnet101-cd907fc2.pth"),
-        ("resnext101_64x4d", "resnext101_64x4d-173b62eb.pth"),
+        ("resnet50.IMAGENET1K_V2", "resnet50-11ad3fa6.pth"),
     ]:
         assert fetch_torchvision(f"torchvision://{name}", name) == base + file
-    with pytest.raises(ValueError, match="of torchvision there is resnet50, .*, resnext50_32x4d, "):
-        fetch_torchvision("torchvision://resnext50", "resnext50")
-    with pytest.raises(ValueError, match="of resnext101_64x4d there is IMAGENET1K_V1$"):
-        fetch_torchvision("torchvision://…", "resnext101_64x4d.IMAGENET1K_V2")
+    with pytest.raises(ValueError, match="of resnet50 there is IMAGENET1K_V1, IMAGENET1K_V2$"):
+        fetch_torchvision("torchvision://…", "resnet50.IMAGENET1K_V3")
+
+
+@pytest.mark.parametrize("name", ["resnet101", "resnet152.IMAGENET1K_V2", "resnext101_32x8d", "resnext101_64x4d", "x"])
+def test_what_fits_no_variant_is_not_downloaded(monkeypatch, name):
+    monkeypatch.setattr(sources, "fetch_url", lambda url: pytest.fail(f"asked for {url}"))
+    mend = r"of torchvision resnet50 and resnext50_32x4d fit a variant, .* timm://resnext101_32x4d\.gluon_in1k$"
+    fails(f"torchvision://{name}", ValueError, mend)
+
+
+def test_every_name_of_torchvision_fits_a_variant():
+    for name in TORCHVISION_FILES:
+        depth, groups, width = re.fullmatch(r"resne(?:x)?t(\d+)(?:_(\d+)x(\d+)d)?", name).groups()
+        blocks = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}[depth]
+        sizes = dict(groups=int(groups), group_width=int(width)) if groups else {}
+        assert CNNArch(blocks, **sizes) in CNN_ARCHS.values()
 
 
 def test_torchvision_table_is_torchvisions():

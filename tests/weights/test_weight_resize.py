@@ -74,7 +74,12 @@ def test_channels_and_patch_are_resized_together():
     ("name", "old", "new"),
     [
         ("patch_embed.proj.weight", (8, 3, 16, 16), (8, 1024, 1, 1)),  # reads a CNN's map, not an image
+        ("patch_embed.proj.weight", (8, 1024, 1, 1), (8, 3, 16, 16)),
+        ("patch_embed.proj.weight", (8, 3, 1, 1), (8, 3, 16, 16)),
+        ("patch_embed.proj.weight", (8, 3, 16, 1), (8, 3, 16, 16)),
+        ("patch_embed.proj.weight", (8, 64, 2, 2), (8, 3, 16, 16)),
         ("patch_embed.proj.weight", (8, 3, 16, 16), (16, 3, 16, 16)),
+        ("pos_embed", (2, 49, 8), (1, 196, 8)),
         ("conv1.weight", (64, 3, 7, 7), (64, 3, 3, 3)),
         ("blocks.0.attn.proj.weight", (8, 8), (16, 16)),
     ],
