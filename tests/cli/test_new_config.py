@@ -1,0 +1,235 @@
+"""`new-config` on real data (BCCD, tiny_coco, CamVid) or, without it, on drawn scenes: written, trained, tested."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from hybrid_dense.cli import main
+from hybrid_dense.data.formats.coco import read_coco
+from hybrid_dense.data.formats.model import Losses
+from hybrid_dense.data.formats.voc_writer import write_voc
+
+NANO = ("--variant", "rxnano_vit_pico")
+CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+SCENES = ["background", "disk", "square", "triangle", "star", "ring", "cross"]
+TRAIN_AND_TEST = """
+import sys
+from hybrid_dense.cli import main
+config, folder = sys.argv[1:]
+sys.exit(main(["train", config, "--epochs", "1", "--work-dir", folder])
+         or main(["test", config, f"{folder}/epoch_1.pth", "--work-dir", folder]))
+"""
+
+
+def train_and_test(config: Path, folder: Path) -> dict:
+    """One epoch and one evaluation with the config as it is; returns the metrics."""
+    command = [sys.executable, "-c", TRAIN_AND_TEST, str(config), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=config.parent, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def write_config(*arguments) -> Config:
+    """Run the command and read what it wrote; a config has few lines."""
+    assert main(["new-config", *map(str, arguments)]) == 0
+    path = Path(arguments[arguments.index("--output") + 1])
+    lines = path.read_text().splitlines()
+    cfg = Config.fromfile(path)
+    names = len(cfg.classes)
+    assert len(lines) <= 40 or names > 20
+    return cfg
+
+
+def subset(names: list[str], source: Path, target: Path, suffix: str) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (target / f"{name}{suffix}").symlink_to(source / f"{name}{suffix}")
+
+
+@pytest.fixture
+def some_data() -> Path | None:
+    """The folder of real data, if there is one."""
+    return Path(os.environ["HYBRID_DENSE_DATA"]) if os.environ.get("HYBRID_DENSE_DATA") else None
+
+
+@pytest.fixture
+def scenes_voc(scenes, tmp_path) -> Path:
+    losses = Losses()
+    write_voc(read_coco(scenes, losses), tmp_path / "voc", losses)
+    return tmp_path / "voc"
+
+
+def test_voc_boxes_train_and_test_with_nothing_edited(some_data, scenes_voc, tmp_path):
+    source = scenes_voc
+    if some_data:
+        source = tmp_path / "bccd"
+        lists = {
+            split: (some_data / f"bccd/ImageSets/Main/{split}.txt").read_text().split() for split in ("train", "val")
+        }
+        lists = {split: names[:4] for split, names in lists.items()}
+        (source / "ImageSets/Main").mkdir(parents=True)
+        for split, names in lists.items():
+            (source / f"ImageSets/Main/{split}.txt").write_text("\n".join(names))
+            subset(names, some_data / "bccd/JPEGImages", source / "JPEGImages", ".jpg")
+            subset(names, some_data / "bccd/Annotations", source / "Annotations", ".xml")
+    cfg = write_config("--voc", source, *NANO, "--output", tmp_path / "voc.py")
+    assert set(cfg.classes) == ({"Platelets", "RBC", "WBC"} if some_data else set(SCENES[1:]))
+    assert cfg.model.roi_head.bbox_head.num_classes == len(cfg.classes)
+    metrics = train_and_test(tmp_path / "voc.py", tmp_path / "work")
+    assert "coco/bbox_mAP" in metrics and "coco/segm_mAP" not in metrics
+
+
+def test_coco_masks_train_and_test_with_nothing_edited(some_data, scenes, tmp_path):
+    files = {s: (scenes / f"annotations/instances_{s}.json", scenes / s) for s in ("train", "val")}
+    if some_data:
+        coco = some_data / "tiny_coco"
+        files = {}
+        for split in ("train", "val"):
+            content = json.loads((coco / f"annotations/instances_{split}2017.json").read_text())
+            content["images"] = content["images"][:4]
+            ids = {image["id"] for image in content["images"]}
+            content["annotations"] = [one for one in content["annotations"] if one["image_id"] in ids]
+            file = tmp_path / f"{split}_part.json"
+            file.write_text(json.dumps(content))
+            files[split] = (file, coco / f"{split}2017")
+    output = tmp_path / "coco.py"
+    cfg = write_config("--coco", *files["train"], "--val", *files["val"], *NANO, "--output", output)
+    assert cfg.model.type == "MaskRCNN"
+    assert cfg.model.roi_head.mask_head.num_classes == len(cfg.classes) == (80 if some_data else 6)
+    assert cfg.train_dataloader.dataset.ann_file == str(files["train"][0])  # used as it is
+    metrics = train_and_test(output, tmp_path / "work")
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(metrics)
+
+
+def test_label_maps_train_and_test_with_nothing_edited(some_data, scenes, tmp_path):
+    folders, classes = {s: (scenes / s, scenes / f"{s}_labels") for s in ("train", "val")}, SCENES
+    if some_data:
+        classes, folders = CAMVID, {}
+        for split in ("train", "val"):
+            names = sorted(path.stem for path in (some_data / "camvid" / split).iterdir())[:4]
+            folders[split] = (tmp_path / "camvid" / split, tmp_path / "camvid" / f"{split}annot")
+            subset(names, some_data / "camvid" / split, folders[split][0], ".webp")
+            subset(names, some_data / "camvid" / f"{split}annot", folders[split][1], ".png")
+    output = tmp_path / "masks.py"
+    arguments = ["--masks", *folders["train"], "--val", *folders["val"], "--classes", *classes, *NANO]
+    cfg = write_config(*arguments, "--output", output)
+    assert cfg.classes == tuple(classes) and cfg.model.decode_head.num_classes == len(classes)
+    # CamVid's void is 11, which a model of 11 classes would trip over: its label maps are written anew.
+    assert (tmp_path / "masks_masks").is_dir() == bool(some_data)
+    assert 0 <= train_and_test(output, tmp_path / "work")["mIoU"] <= 100
+
+
+def test_without_val_the_same_fifth_is_held_out(scenes, tmp_path):
+    source = ("--coco", scenes / "annotations/instances_train.json", scenes / "train")
+    held_out = []
+    for name in ("one", "two"):
+        cfg = write_config(*source, *NANO, "--output", tmp_path / f"{name}.py")
+        names = {
+            split: {
+                image["file_name"] for image in json.loads((tmp_path / f"{name}_{split}.json").read_text())["images"]
+            }
+            for split in ("train", "val")
+        }
+        assert len(names["train"] | names["val"]) == 8 and not names["train"] & names["val"]
+        held_out.append(names["val"])
+        assert cfg.val_evaluator.ann_file == str(tmp_path / f"{name}_val.json")
+    assert held_out[0] == held_out[1] and len(held_out[0]) == 2
+
+
+def test_rate_and_batch_follow_the_gpus(scenes, tmp_path):
+    source = ("--coco", scenes / "annotations/instances_train.json", scenes / "train")
+    one = write_config(*source, "--output", tmp_path / "one.py")
+    two = write_config(*source, "--gpus", 2, "--output", tmp_path / "two.py")
+    assert one.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * 2 / 16)
+    assert two.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * 4 / 16)
+    # The host scales the rate by the real batch over this one: as planned, by 1.
+    assert (one.auto_scale_lr.base_batch_size, two.auto_scale_lr.base_batch_size) == (2, 4)
+    assert "linear rule" in (tmp_path / "one.py").read_text()
+
+
+def test_tasks_of_voc(scenes_voc, tmp_path):
+    semantic = write_config("--voc", scenes_voc, "--task", "semantic", "--output", tmp_path / "semantic.py")
+    assert semantic.classes[0] == "background" and set(semantic.classes) == set(SCENES)
+    assert semantic.train_dataloader.dataset.data_prefix.seg_map_path == f"{scenes_voc}/SegmentationClass/"
+    instance = write_config("--voc", scenes_voc, "--task", "instance", "--output", tmp_path / "instance.py")
+    assert instance.model.type == "MaskRCNN"
+    content = json.loads((tmp_path / "instance_train.json").read_text())
+    assert content["annotations"] and all(one["segmentation"] for one in content["annotations"])
+
+
+def test_voc_without_lists_is_split(scenes_voc, tmp_path):
+    shutil.rmtree(scenes_voc / "ImageSets")
+    write_config("--voc", scenes_voc, "--output", tmp_path / "all.py")
+    counts = [len(json.loads((tmp_path / f"all_{split}.json").read_text())["images"]) for split in ("train", "val")]
+    assert counts == [10, 2]
+
+
+def test_images_of_several_kinds_and_a_names_file(scenes, tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir(), masks.mkdir()
+    for position, path in enumerate(sorted((scenes / "train").iterdir())[:4]):
+        with Image.open(path) as image:
+            image.save(images / f"{path.stem}.{('png', 'jpg')[position % 2]}")
+        (masks / f"{path.stem}.png").symlink_to(scenes / "train_labels" / f"{path.stem}.png")
+    (tmp_path / "names.txt").write_text("\n".join(SCENES))
+    arguments = ("--masks", images, masks, "--classes", tmp_path / "names.txt", "--output", tmp_path / "mixed.py")
+    cfg = write_config(*arguments)
+    assert cfg.classes == tuple(SCENES)
+    dataset = cfg.train_dataloader.dataset
+    for name in (tmp_path / "mixed_train.txt").read_text().split():
+        assert Path(dataset.data_prefix.img_path, name + dataset.img_suffix).is_file()
+        assert Path(dataset.data_prefix.seg_map_path, name + dataset.seg_map_suffix).is_file()
+
+
+def test_base_files_are_relative_inside_the_project_only(tmp_path):
+    from hybrid_dense.data.planning.text import written_from
+
+    file = tmp_path / "project/configs/_base_/models/a.py"
+    assert written_from([file], tmp_path / "project/mine/x.py", tmp_path / "project") == [
+        "../configs/_base_/models/a.py"
+    ]
+    assert written_from([file], tmp_path / "elsewhere/x.py", tmp_path / "project") == [str(file)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--masks", "{scenes}/train", "{scenes}/train_labels"], "--masks needs --classes"),
+        (["--masks", "{scenes}/train", "{scenes}/val_labels", "--classes", "a", "--task", "detect"], "convert-data"),
+        (["--masks", "{scenes}/train", "{scenes}/none", "--classes", "a"], "no folder"),
+        (["--masks", "{scenes}/train", "{scenes}/train", "--classes", "a"], "holds colours"),
+        (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/none"], "no such folder"),
+        (["--coco", "{scenes}/scenes.json", "{scenes}/train"], "not a COCO annotation file"),
+        (
+            ["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--task", "semantic"],
+            "convert-data",
+        ),
+        (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--classes", "a"], "own names"),
+        (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--variant", "rx5"], "did you mean"),
+        (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--gpus", "0"], "1 is the least"),
+        (["--voc", "{scenes}"], "not in VOC's layout"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_a_user_can_mend_is_one_line(scenes, tmp_path, capsys, arguments, message):
+    arguments = [argument.format(scenes=scenes) for argument in arguments]
+    assert main(["new-config", *arguments, "--output", str(tmp_path / "x.py")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "x.py").exists()
+
+
+def test_nothing_is_overwritten(scenes, tmp_path, capsys):
+    (tmp_path / "mine_train.json").write_text("precious")
+    source = ["--coco", str(scenes / "annotations/instances_train.json"), str(scenes / "train")]
+    assert main(["new-config", *source, "--output", str(tmp_path / "mine.py")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "mine_train.json").read_text() == "precious"
