@@ -7,11 +7,5 @@ _base_ = [
     "_base_/runtime/detection.py",
 ]
 # Fifty images make short epochs.
-max_epochs = 110
-train_cfg = dict(max_epochs=max_epochs, val_interval=55)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", begin=0, end=max_epochs, T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
-    ),
-]
+train_cfg = dict(max_epochs=110, val_interval=55)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=110, T_max=110)]

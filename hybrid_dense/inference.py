@@ -78,7 +78,8 @@ class Predictor:
             raise ValueError(f"batch_size {batch_size} is not a positive number of images")
         device = _choose_device(device)
         config = _read_config(config)
-        fill_channels(config)
+        with _scope(config):
+            fill_channels(config)
         checkpoint = None if weights is None else read_checkpoint(weights)
 
         self.score_threshold = score_threshold

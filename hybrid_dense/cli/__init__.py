@@ -15,7 +15,12 @@ COMMANDS = {
     "test": "evaluate a checkpoint: COCO mAP, mIoU, whatever the config's evaluator says",
     "demo": "train, evaluate and draw on embedded scenes, in minutes on a CPU",
     "predict": "run a trained model over images: pictures and a COCO-format JSON",
+    "check-data": "look at a data set before training: what is broken, how classes and sizes spread",
     "describe": "parameters, GFLOPs and feature shapes of a backbone or of a config's model",
+    "new-config": "a ready config for a data set of your own: COCO, VOC or label maps",
+    "convert-data": "convert a data set between COCO, VOC and label maps, masks included",
+    "download": "fetch COCO, PASCAL VOC or ADE20K from where they are published",
+    "configs": "list the configs: task, data set, backbone, size, schedule, what was measured",
     "doctor": "check the installation and name the command that mends it",
 }
 

@@ -99,6 +99,7 @@ def join_processes(cfg: Config, launcher: str) -> None:
         torch.distributed.init_process_group("gloo")
         cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel"))
         cfg.model_wrapper_cfg.device_ids = None
+        cfg.sync_bn = None  # torch's takes CUDA tensors only
 
 
 def read_slurm_environment() -> None:

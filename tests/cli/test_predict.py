@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from pycocotools.coco import COCO
 
+from hybrid_dense.channels import fill_channels
 from hybrid_dense.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -44,6 +45,7 @@ def weights(tmp_path_factory) -> dict[str, str]:
     folder, paths = tmp_path_factory.mktemp("weights"), {}
     for name in ("demo", "demo_semantic"):
         config = Config.fromfile(CONFIGS / f"{name}.py")
+        fill_channels(config)
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(config.default_scope):
             model = MODELS.build(config.model)

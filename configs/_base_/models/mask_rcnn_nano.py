@@ -3,7 +3,7 @@
 _base_ = "mask_rcnn.py"
 model = dict(
     backbone=dict(variant="rxnano_vit_pico", drop_path_rate=0.0),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, norm="BN"),
+    neck=dict(out_channels=64, norm="BN"),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         # One sample a bin: RoIAlign runs on a single core, and four would make it the slowest part of the model.

@@ -1,3 +1,4 @@
 _base_ = "detection.py"
 default_scope = "mmseg"
+custom_imports = dict(imports=["hybrid_dense", "hybrid_dense.evaluation.iou_mmseg"])
 visualizer = dict(type="SegLocalVisualizer")

@@ -1,6 +1,5 @@
 # A short training from scratch: AdamW, warm-up, cosine to zero.
-max_epochs = 6
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=3)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=6, val_interval=3)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
@@ -10,7 +9,5 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", begin=0, end=max_epochs, T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
-    ),
+    dict(type="CosineAnnealingLR", begin=0, end=6, T_max=6, by_epoch=True, convert_to_iter_based=True),
 ]

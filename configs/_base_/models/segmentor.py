@@ -1,0 +1,17 @@
+# What mmseg's segmentors have in common here.
+_base_ = "hybrid.py"
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(
+        type="SegDataPreProcessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size_divisor=32,
+        test_cfg=dict(size_divisor=32),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)

@@ -1,0 +1,7 @@
+# Faster R-CNN for 12 epochs.
+_base_ = [
+    "../_base_/models/faster_rcnn.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/runtime/detection.py",
+]

@@ -1,0 +1,7 @@
+# FCOS for 12 epochs.
+_base_ = [
+    "../_base_/models/fcos.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/runtime/detection.py",
+]

@@ -1,0 +1,7 @@
+# RetinaNet for 12 epochs.
+_base_ = [
+    "../_base_/models/retinanet.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/runtime/detection.py",
+]
