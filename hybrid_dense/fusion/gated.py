@@ -1,5 +1,6 @@
 """Each stream decides, position by position and channel by channel, how much of the other one it takes."""
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class GatedBridge(Bridge):
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         message = self.carry(source, target.shape[-2:])
-        return target + self.gate(target, message) * message
+        return torch.addcmul(target, self.gate(target, message), message)
 
 
 @MODELS.register_module()

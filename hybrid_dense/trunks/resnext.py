@@ -32,7 +32,9 @@ class Bottleneck(nn.Module):
         shortcut = features if self.downsample is None else self.downsample(features)
         features = self.relu(self.bn1(self.conv1(features)))
         features = self.relu(self.bn2(self.conv2(features)))
-        return self.relu(self.bn3(self.conv3(features)) + shortcut)
+        features = self.bn3(self.conv3(features))
+        features += shortcut  # in place: BatchNorm does not need its output again
+        return self.relu(features)
 
 
 class ResNeXt(nn.Module):
