@@ -89,11 +89,18 @@ def measure_step(config: dict, size: int, batch: int, threads: int) -> tuple[flo
     backbone = MODELS.build(config).to(device).train()
     images = torch.randn(batch, 3, size, size, device=device)
 
-    def step() -> None:
-        sum(level.square().mean() for level in backbone(images)).backward()
+    shapes = [
+        (batch, channels, -(-size // stride), -(-size // stride))
+        for channels, stride in zip(backbone.out_channels, backbone.strides, strict=True)
+    ]
+    # What a loss would hand back; a loss of our own would be measured with the backbone.
+    gradients = [torch.randn(shape, device=device) for shape in shapes]
 
-    # The smallest image first: gradients and thread pools are there before anything is measured.
-    sum(level.square().mean() for level in backbone(images[..., :64, :64].repeat(2, 1, 1, 1))).backward()
+    def step() -> None:
+        torch.autograd.backward(backbone(images), gradients)
+
+    # A small image first: parameters' gradients and thread pools are there before anything is measured.
+    sum(level.mean() for level in backbone(images[..., :64, :64].repeat(2, 1, 1, 1))).backward()
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -113,7 +113,9 @@ def read_slurm_environment() -> None:
 
 def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Check the data of these splits, join the other processes and build mmengine's runner."""
-    check_data(cfg, splits)
+    # One process looks for all of them; where it finds a reason to stop, its launcher stops the others.
+    if os.environ.get("RANK", "0") == "0":
+        check_data(cfg, splits)
     if not torch.cuda.is_available():
         keep_freed_memory()
     return tolerate_broken_images(Runner.from_cfg(cfg))

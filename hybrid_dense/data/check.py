@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from mmengine.config import Config
 
@@ -33,8 +32,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> Report:
         if found and check.train == STOPS:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise ValueError(f"the {found[0].split} data set: {found[0].file}: {found[0].message}{more}")
-        if os.environ.get("RANK", "0") == "0":
-            warn(found)
+        warn(found)
     for split in splits:
         for dataset in innermost(cfg.get(f"{split}_dataloader")):
             if class_names(dataset):

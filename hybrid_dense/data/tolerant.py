@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 
@@ -81,7 +83,11 @@ class TolerantPipeline:
                 f"{count} of {len(self.broken)} images are broken, more than the {self.limit} that max_broken allows; "
                 f"the last: {said}; `hybrid-dense check-data` lists them"
             ) from error
-        print_log(f"skipped broken image {said} ({count} of at most {self.limit})", "current", logging.WARNING)
+        warning = f"skipped broken image {said} ({count} of at most {self.limit})"
+        print_log(warning, "current", logging.WARNING)
+        # mmengine's logger keeps the warnings of other ranks to itself.
+        if (rank := os.environ.get("RANK", "0")) != "0":
+            print(f"hybrid-dense: warning: rank {rank}: {warning}", file=sys.stderr, flush=True)
 
 
 def describe(error: Exception) -> str:

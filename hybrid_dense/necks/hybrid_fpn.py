@@ -43,6 +43,7 @@ class HybridFPN(Neck):
         self.extras = self.make_extras(channels)
 
     def merge(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        self.check_sizes(levels, self.strides[self.start_level :])
         pyramid = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=True)]
         for fine in reversed(range(len(pyramid) - 1)):
             coarse = F.interpolate(pyramid[fine + 1], size=pyramid[fine].shape[-2:], mode="nearest")
@@ -51,7 +52,6 @@ class HybridFPN(Neck):
         return self.carry_up(pyramid) if self.downs else pyramid
 
     def carry_up(self, pyramid: list[Tensor]) -> list[Tensor]:
-        self.check_sizes(pyramid, self.strides[self.start_level :])
         for fine, (down, refine) in enumerate(zip(self.downs, self.refines, strict=True)):
             height, width = pyramid[fine + 1].shape[-2:]
             detail = down(pyramid[fine])[..., :height, :width]

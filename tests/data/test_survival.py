@@ -152,3 +152,11 @@ def test_over_the_limit_training_fails_and_evaluation_at_once(command, tmp_path)
     done = command("train", tmp_path / "val.py", "--work-dir", tmp_path / "work")
     assert done.returncode == 2
     assert re.search("error: broken image in evaluation: .*val/000001.jpg: cannot be decoded", done.stderr)
+
+
+def test_every_rank_names_what_it_skips(monkeypatch, capsys):
+    """mmengine's logger keeps the warnings of ranks other than 0 to itself."""
+    monkeypatch.setenv("RANK", "3")
+    pipeline = TolerantPipeline(lambda sample: (_ for _ in ()).throw(OSError("gone")), 200, 0.01)
+    assert pipeline(dict(img_path="a/b.jpg", sample_idx=7)) is None
+    assert "rank 3: skipped broken image a/b.jpg: gone (1 of at most 2)" in capsys.readouterr().err

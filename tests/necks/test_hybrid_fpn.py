@@ -193,9 +193,12 @@ def test_a_backbone_that_rounds_down(bottom_up):
 def test_a_dilated_backbone():
     features = draw_pyramid((64, 96))
     features[3] = torch.randn(2, 32, 4, 6)
-    with pytest.raises(ValueError, match="16×24, 8×12, 4×6, 4×6 cells do not lie at strides 4, 8, 16, 32; set neck.st"):
-        build(bottom_up=True)(features)
-    for neck in (build(), build(bottom_up=True, strides=[4, 8, 16, 16])):
+    for options in (dict(), dict(bottom_up=True)):  # anchors and RoIs would lie at the wrong places, without an error
+        with pytest.raises(
+            ValueError, match="16×24, 8×12, 4×6, 4×6 cells do not lie at strides 4, 8, 16, 32; set neck"
+        ):
+            build(**options)(features)
+    for neck in (build(strides=[4, 8, 16, 16]), build(bottom_up=True, strides=[4, 8, 16, 16])):
         assert [level.shape[-1] for level in neck(features)] == [24, 12, 6, 6, 3]
     neck = build(bottom_up=True, strides=[4, 8, 16, 16], start_level=1)
     assert [level.shape[-1] for level in neck(features)] == [12, 6, 6, 3, 2]
