@@ -5,4 +5,5 @@ _base_ = [
     "../_base_/schedules/adamw_100e.py",
     "../_base_/runtime/detection.py",
 ]
+model = dict(data_preprocessor=dict(batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True)]))
 default_hooks = dict(checkpoint=dict(interval=5))

@@ -5,3 +5,4 @@ _base_ = [
     "../_base_/schedules/adamw_poly_160k.py",
     "../_base_/runtime/segmentation_by_iter.py",
 ]
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(decode_head=dict(lr_mult=10.0))))  # as SegFormer does

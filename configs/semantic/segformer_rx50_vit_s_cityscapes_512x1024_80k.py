@@ -6,3 +6,4 @@ _base_ = [
     "../_base_/runtime/segmentation_by_iter.py",
 ]
 model = dict(decode_head=dict(num_classes=19))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(decode_head=dict(lr_mult=10.0))))  # as SegFormer does

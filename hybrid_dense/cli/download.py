@@ -2,6 +2,7 @@
 
   hybrid-dense download voc07 --dry-run        what would be fetched, and whether there is room
   hybrid-dense download coco --to data         → data/coco/{annotations,train2017,val2017}
+  hybrid-dense download coco coco-panoptic     → panoptic_train2017, panoptic_val2017 in data/coco/annotations too
   hybrid-dense download voc07 voc12            → data/VOCdevkit/{VOC2007,VOC2012}
   hybrid-dense download ade20k                 → data/ade/ADEChallengeData2016
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     check_room(places, args.to)
     with progress_bar() as report:
         download(archives, args.to, report)
-    for folder in sorted({args.to / archive.folder for archive in archives}):
+    for folder in sorted({args.to / archive.folder / archive.inside for archive in archives}):
         print(f"ready in {folder}")
     return 0
 

@@ -13,6 +13,10 @@ COCO JSON (so the figure is COCO's mAP), label maps with the numbers 0, 1, … a
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -44,17 +48,46 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--gpus {args.gpus}: 1 is the least, and stands for a CPU too")
     output = free_output(args)
     losses = Losses()
-    plan = plan_of(args, output, losses)
-    recipe = choose(plan.sizes, plan.splits["train"].images, plan.task, args.gpus)
-    output.write_text(compose(plan, recipe, args.variant, output, CONFIGS), encoding="utf-8")
+    with all_or_nothing(output):
+        plan = plan_of(args, output, losses)
+        recipe = choose(plan.sizes, plan.splits["train"].images, plan.task, args.gpus)
+        output.write_text(compose(plan, recipe, args.variant, output, CONFIGS), encoding="utf-8")
     for line in losses.lines(fields=False):
         print(f"note: {line}")
     counts = ", ".join(f"{split.images} images to {name}" for name, split in plan.splits.items())
     long, short = recipe.scale
     print(f"{plan.task}: {len(plan.classes)} classes, {counts}; {recipe.epochs} epochs at {long} × {short}")
     beside = "".join(f", {path.name}" for path in siblings(output) if path.exists())
-    print(f"written: {output}{beside}\nnext:    hybrid-dense train {output}")
+    print(f"written: {output}{beside}\nnext:    {training_command(output, args.gpus)}")
     return 0
+
+
+def training_command(config: Path, gpus: int) -> str:
+    """What trains the config, as a shell reads it."""
+    if gpus == 1:
+        return shlex.join(["hybrid-dense", "train", str(config)])
+    project = CONFIGS.parent
+    script = (project if project != Path.cwd() else Path()) / "tools/dist_train.sh"
+    return shlex.join([str(script), str(config), str(gpus)])
+
+
+@contextmanager
+def all_or_nothing(output: Path) -> Iterator[None]:
+    """A folder to write into; what breaks off half-way leaves no file and no new folder."""
+    made = [folder for folder in output.parents if not folder.exists()]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in (output, *siblings(output)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def free_output(args: argparse.Namespace) -> Path:
@@ -69,7 +102,6 @@ def free_output(args: argparse.Namespace) -> Path:
     taken = [path for path in (output, *siblings(output)) if path.exists()]
     if taken:
         raise CommandError(f"{taken[0]} is there already; name another --output or delete it")
-    output.parent.mkdir(parents=True, exist_ok=True)
     return output
 
 

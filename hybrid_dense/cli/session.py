@@ -64,17 +64,41 @@ def read_config(path: Path) -> Config:
 
 
 def stretch_schedule(cfg: Config, epochs: int) -> None:
-    """Train for this many epochs, with the learning-rate schedule in the same proportions."""
+    """Train for this many epochs, with what happens at an epoch in the same proportions: rate, pipeline, validations.
+
+    Warm-ups that count steps stay. Validations come no farther apart than the config has them.
+    """
     if "max_epochs" not in cfg.get("train_cfg", {}):
         raise CommandError(f"--epochs needs train_cfg.max_epochs in {cfg.filename}; this config trains by iterations")
-    ratio = epochs / cfg.train_cfg.max_epochs
-    cfg.train_cfg.max_epochs = epochs
+    loop = cfg.train_cfg
+    ratio = epochs / loop.max_epochs
+
+    def stretch(epoch: int) -> int:
+        return max(1, round(epoch * ratio))
+
+    loop.max_epochs = epochs
+    if "val_interval" in loop:
+        loop.val_interval = min(loop.val_interval, stretch(loop.val_interval))
+    if loop.get("dynamic_intervals"):
+        loop.dynamic_intervals = [(stretch(epoch), min(gap, stretch(gap))) for epoch, gap in loop.dynamic_intervals]
+    for hook in cfg.get("custom_hooks") or []:
+        if "switch_epoch" in hook:
+            hook.switch_epoch = stretch(hook.switch_epoch)
     for scheduler in cfg.get("param_scheduler") or []:
-        if scheduler.get("by_epoch", True):
-            for key in {"begin", "end", "T_max"} & set(scheduler):
-                scheduler[key] = round(scheduler[key] * ratio)
-            if "milestones" in scheduler:
-                scheduler.milestones = [round(milestone * ratio) for milestone in scheduler.milestones]
+        if not scheduler.get("by_epoch", True):
+            continue
+        first = scheduler.get("begin", 0)
+        begin = round(first * ratio)
+        if "end" in scheduler:
+            scheduler.end = stretch(scheduler.end)
+            begin = min(begin, scheduler.end - 1)  # mmengine refuses a scheduler that ends where it begins
+        if "begin" in scheduler:
+            scheduler.begin = begin
+        if scheduler.get("T_max"):
+            # The place where it is reached is stretched, so that roundings leave a cosine its end.
+            scheduler.T_max = max(1, round((first + scheduler.T_max) * ratio) - begin)
+        if "milestones" in scheduler:
+            scheduler.milestones = [stretch(milestone) for milestone in scheduler.milestones]
 
 
 def register_host(cfg: Config) -> None:

@@ -4,7 +4,8 @@
     <root>/downloads/<archive>.done     says that it was
     <root>/<folder>/…                   what is in it
 
-An archive that lies in ``downloads`` already, brought by other means, is checked and used.
+An archive that lies in ``downloads`` already, brought by other means, is checked and used; the rest is fetched if it is
+shorter than the one published, and it stays as it is if it is another one.
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ Report = Callable[[str, int, int], None]
 class Archive:
     """One file to fetch.
 
-    ``digest`` is ``"sha256:…"`` or ``"md5:…"``; ``folder`` is where it is unpacked, below the root.
+    ``digest`` is ``"sha256:…"`` or ``"md5:…"``; ``folder`` is where it is unpacked, below the root; ``inside`` is the
+    folder that it brings itself.
     """
 
     url: str
     size: int
     digest: str
     folder: str = ""
+    inside: str = ""
 
     @property
     def name(self) -> str:
@@ -87,12 +90,35 @@ DATA_SETS: dict[str, tuple[Archive, ...]] = {
             "coco",
         ),
     ),
+    "coco-panoptic": (
+        Archive(
+            f"{COCO}/annotations/panoptic_annotations_trainval2017.zip",
+            860_725_834,
+            "sha256:c05f76d2129b6b561eb70efe16e7006df62f73fb92889132d373b9d90e31a370",
+            "coco",
+        ),
+    ),
     "voc07": (
-        Archive(f"{VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", 460_032_000, "md5:c52e279531787c972589f7e41ab4ae64"),
-        Archive(f"{VOC}/voc2007/VOCtest_06-Nov-2007.tar", 451_020_800, "md5:b6e924de25625d8de591ea690078ad9f"),
+        Archive(
+            f"{VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",
+            460_032_000,
+            "md5:c52e279531787c972589f7e41ab4ae64",
+            inside="VOCdevkit",
+        ),
+        Archive(
+            f"{VOC}/voc2007/VOCtest_06-Nov-2007.tar",
+            451_020_800,
+            "md5:b6e924de25625d8de591ea690078ad9f",
+            inside="VOCdevkit",
+        ),
     ),
     "voc12": (
-        Archive(f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040, "md5:6cd6e144f989b92b3379bac3b3de84fd"),
+        Archive(
+            f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+            1_999_639_040,
+            "md5:6cd6e144f989b92b3379bac3b3de84fd",
+            inside="VOCdevkit",
+        ),
     ),
     "ade20k": (
         Archive(
@@ -100,6 +126,7 @@ DATA_SETS: dict[str, tuple[Archive, ...]] = {
             967_382_037,
             "sha256:7ff1be44964418441f542a7cc1e1a650e7dc0fc275f5d23252bc9bbdbc977b29",
             "ade",
+            "ADEChallengeData2016",
         ),
     ),
 }
@@ -207,6 +234,7 @@ def only_one(place: Place) -> Iterator[None]:
 def fetch(place: Place, report: Report, pause: float) -> None:
     """Bring the archive to `Place.whole`, going on where an earlier attempt ended, and check it."""
     archive = place.archive
+    brought = place.whole.is_file() and not is_begun(place)
     failures = 0
     while not place.whole.is_file() and place.fetched < archive.size:
         before = place.fetched
@@ -221,12 +249,35 @@ def fetch(place: Place, report: Report, pause: float) -> None:
     here = place.whole if place.whole.is_file() else place.partial
     found = digest_of(here, archive, report)
     if here.stat().st_size != archive.size or found != archive.digest:
+        if brought:
+            raise ValueError(
+                f"{here} has {here.stat().st_size} bytes and {found}, but {archive.url} was published with "
+                f"{archive.size} and {archive.digest}; it is left as it is: move it away and run the command again"
+            )
         here.unlink()
         raise ValueError(
             f"{archive.url} came with {found}, not {archive.digest}: damaged on the way or changed where it is "
             "published; it was deleted, run the command again"
         )
     os.replace(here, place.whole)
+
+
+def is_begun(place: Place) -> bool:
+    """Whether the archive that was brought is only the beginning of it; it becomes `Place.partial` then.
+
+    Raises:
+        FileExistsError: another beginning is there; nobody knows which one is sound.
+    """
+    size = place.whole.stat().st_size
+    if size >= place.archive.size:
+        return False
+    if place.partial.exists():
+        raise FileExistsError(
+            f"{place.whole} has {size} of {place.archive.size} bytes, and {place.partial.name} beside it has "
+            f"{place.partial.stat().st_size}; move one of them away and run the command again"
+        )
+    os.replace(place.whole, place.partial)
+    return True
 
 
 def receive(place: Place, report: Report) -> None:
@@ -272,17 +323,30 @@ def explain(place: Place, error: Exception) -> str:
 def digest_of(path: Path, archive: Archive, report: Report) -> str:
     """``"sha256:…"``, by the algorithm that the archive's digest names."""
     algorithm = archive.digest.partition(":")[0]
-    digest, done = hashlib.new(algorithm, usedforsecurity=False), 0
+    digest, done, size = hashlib.new(algorithm, usedforsecurity=False), 0, path.stat().st_size
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             done += len(chunk)
-            report(f"check {archive.name}", done, archive.size)
+            report(f"check {archive.name}", done, size)
     return f"{algorithm}:{digest.hexdigest()}"
 
 
 def unpack(path: Path, folder: Path, report: Report) -> None:
-    """Unpack a zip or tar file: plain files and folders, none outside of ``folder``.
+    """Unpack a zip or tar file, and the zips in it where they lie (COCO panoptic's folders of PNG), which are deleted.
+
+    Raises:
+        ValueError: as `unpack_one`; what is in the outer file stays if it is an inner one that is not sound.
+    """
+    for name in unpack_one(path, folder, report):
+        if name.endswith(".zip"):
+            inner = folder / name
+            unpack_one(inner, inner.parent, report)
+            inner.unlink()
+
+
+def unpack_one(path: Path, folder: Path, report: Report) -> list[str]:
+    """Unpack a zip or tar file: plain files and folders, none outside of ``folder``; returns their names.
 
     Raises:
         ValueError: neither zip nor tar, or a member that is a link, a device or leads out of the folder; nothing is
@@ -290,18 +354,21 @@ def unpack(path: Path, folder: Path, report: Report) -> None:
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+            # macOS puts a folder of its own notes beside what it packs.
+            wanted = (info for info in archive.infolist() if not info.filename.startswith("__MACOSX/"))
+            members = {info.filename: info for info in wanted if not info.is_dir()}
             kinds = {name: stat.S_IFMT(info.external_attr >> 16) for name, info in members.items()}
             check_names([name for name, kind in kinds.items() if kind in (0, stat.S_IFREG)], kinds, path)
             write_members(path, folder, {name: info.file_size for name, info in members.items()}, archive.open, report)
     elif tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
-            infos = {info.name: info for info in archive if not info.isdir()}
-            check_names([name for name, info in infos.items() if info.isreg()], infos, path)
-            sizes = {name: info.size for name, info in infos.items()}
-            write_members(path, folder, sizes, lambda name: archive.extractfile(infos[name]), report)
+            members = {info.name: info for info in archive if not info.isdir()}
+            check_names([name for name, info in members.items() if info.isreg()], members, path)
+            sizes = {name: info.size for name, info in members.items()}
+            write_members(path, folder, sizes, lambda name: archive.extractfile(members[name]), report)
     else:
         raise ValueError(f"{path} is neither a zip nor a tar file; delete it and run the command again")
+    return list(members)
 
 
 def check_names(plain: list[str], names: dict, path: Path) -> None:

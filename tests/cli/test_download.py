@@ -26,6 +26,16 @@ def test_no_network_is_one_line(tmp_path, capsys, monkeypatch):
     assert error.startswith("hybrid-dense: error: cannot fetch from 127.0.0.1") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("voc07", "VOCdevkit"), ("coco-panoptic", "coco"), ("ade20k", "ade/ADEChallengeData2016")]
+)
+def test_the_end_names_the_folder_of_the_data(tmp_path, capsys, monkeypatch, name, folder):
+    monkeypatch.setattr(module, "download", lambda *arguments: None)
+    monkeypatch.setattr(module, "check_room", lambda *arguments: None)
+    assert main(["download", name, "--to", str(tmp_path)]) == 0
+    assert f"ready in {tmp_path / folder}\n" in capsys.readouterr().out
+
+
 def test_no_room_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "free_space", lambda root: 10)
     assert main(["download", "coco", "--to", str(tmp_path)]) == 2

@@ -2,16 +2,19 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
 
 from hybrid_dense.cli import main
+from hybrid_dense.cli.new_config import CONFIGS, training_command
 from hybrid_dense.data.formats.coco import read_coco
 from hybrid_dense.data.formats.model import Losses
 from hybrid_dense.data.formats.voc_writer import write_voc
@@ -203,9 +206,12 @@ def test_base_files_are_relative_inside_the_project_only(tmp_path):
     ("arguments", "message"),
     [
         (["--masks", "{scenes}/train", "{scenes}/train_labels"], "--masks needs --classes"),
-        (["--masks", "{scenes}/train", "{scenes}/val_labels", "--classes", "a", "--task", "detect"], "convert-data"),
-        (["--masks", "{scenes}/train", "{scenes}/none", "--classes", "a"], "no folder"),
-        (["--masks", "{scenes}/train", "{scenes}/train", "--classes", "a"], "holds colours"),
+        (
+            ["--masks", "{scenes}/train", "{scenes}/none", "--classes", "a", "--task", "detect"],
+            "convert-data",
+        ),
+        (["--masks", "{scenes}/train", "{scenes}/none", "--classes", "a", "b"], "no folder"),
+        (["--masks", "{scenes}/train", "{scenes}/train", "--classes", "a", "b"], "holds colours"),
         (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/none"], "no such folder"),
         (["--coco", "{scenes}/scenes.json", "{scenes}/train"], "not a COCO annotation file"),
         (
@@ -216,15 +222,99 @@ def test_base_files_are_relative_inside_the_project_only(tmp_path):
         (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--variant", "rx5"], "did you mean"),
         (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--gpus", "0"], "1 is the least"),
         (["--voc", "{scenes}"], "not in VOC's layout"),
+        (["--masks", "{scenes}/train", "{scenes}/train_labels", "--classes", "fg"], "--classes background fg"),
+        (["--coco", "{scenes}/train", "{scenes}/annotations/instances_train.json"], "(JSON) comes first"),
+        (
+            ["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train_labels"],
+            "none of the 8 images of {scenes}/annotations/instances_train.json is in {scenes}/train_labels (first: ",
+        ),
+        (
+            [
+                *("--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train"),
+                *("--val", "{scenes}/annotations/instances_val.json", "{scenes}/train_labels"),
+            ],
+            "none of the 4 images of {scenes}/annotations/instances_val.json is in {scenes}/train_labels (first: ",
+        ),
+        (
+            ["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--gpus", "1000"],
+            "1000 GPUs are more than the 6 images to train on; --gpus 6 is the most",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_what_a_user_can_mend_is_one_line(scenes, tmp_path, capsys, arguments, message):
     arguments = [argument.format(scenes=scenes) for argument in arguments]
-    assert main(["new-config", *arguments, "--output", str(tmp_path / "x.py")]) == 2
+    assert main(["new-config", *arguments, "--output", str(tmp_path / "new/folder/x.py")]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-    assert not (tmp_path / "x.py").exists()
+    assert message.format(scenes=scenes) in error and error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_fault_in_the_middle_leaves_nothing_of_ours(scenes, tmp_path, monkeypatch):
+    def fail(*arguments):
+        assert (tmp_path / "x_train.json").is_file()
+        raise KeyboardInterrupt
+
+    (tmp_path / "x_notes.json").write_text("mine")
+    monkeypatch.setattr("hybrid_dense.data.planning.text.compose", fail)
+    source = ["--coco", str(scenes / "annotations/instances_train.json"), str(scenes / "train")]
+    with pytest.raises(KeyboardInterrupt):
+        main(["new-config", *source, "--output", str(tmp_path / "x.py")])
+    assert [path.name for path in tmp_path.iterdir()] == ["x_notes.json"]
+
+
+def label_maps(folder: Path, *values: int) -> list[str]:
+    """Four images and their label maps, each of the values on a quarter or so; returns the arguments."""
+    row = np.repeat(np.array(values, np.uint8), 8)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for i in range(4):
+        Image.new("RGB", (len(row), 4)).save(folder / f"images/{i}.png")
+        Image.fromarray(np.tile(row, (4, 1))).save(folder / f"masks/{i}.png")
+    return ["--masks", str(folder / "images"), str(folder / "masks")]
+
+
+@pytest.mark.parametrize("forgotten", [(3,), (3, 7), (3, 255)], ids=str)
+def test_a_class_that_nobody_names_is_said(tmp_path, capsys, forgotten):
+    source = label_maps(tmp_path, 0, 1, 2, *forgotten)
+    write_config(*source, "--classes", "a", "b", "c", "--output", tmp_path / "x.py")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    share = f"{100 / (3 + len(forgotten)):.1f}"
+    named = [value for value in forgotten if value != 255]
+    assert len(notes) == len(named)
+    for value, note in zip(named, notes, strict=True):
+        assert note.startswith(
+            f"note: 128 pixels ({share} %) of number {value} are of no class and are ignored; name it in --classes"
+        )
+
+
+def test_a_label_map_of_another_size_is_no_data(tmp_path, capsys):
+    source = label_maps(tmp_path, 0, 1)
+    for path in (tmp_path / "images").iterdir():
+        Image.new("RGB", (5, 5)).save(path)
+    assert main(["new-config", *source, "--classes", "a", "b", "--output", str(tmp_path / "x.py")]) == 2
+    assert "has the size of its image" in capsys.readouterr().err
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_the_next_command_can_be_pasted(scenes, tmp_path, capsys, monkeypatch):
+    source = ("--coco", scenes / "annotations/instances_train.json", scenes / "train")
+    output = tmp_path / "it's my $HOME; data.py"
+    write_config(*source, "--output", output)
+    assert next_command(capsys) == ["hybrid-dense", "train", str(output)]
+    output.unlink()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    write_config(*source, "--output", output, "--gpus", 2)
+    script, *rest = next_command(capsys)
+    assert script.endswith("tools/dist_train.sh") and Path(script).is_file() and rest == [str(output), "2"]
+    monkeypatch.chdir(CONFIGS.parent)
+    assert training_command(Path("a b.py"), 4) == "tools/dist_train.sh 'a b.py' 4"
+
+
+def next_command(capsys) -> list[str]:
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next:"))
+    return shlex.split(line.removeprefix("next:"))
 
 
 def test_nothing_is_overwritten(scenes, tmp_path, capsys):

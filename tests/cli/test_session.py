@@ -24,6 +24,42 @@ def test_epochs_stretch_the_whole_schedule_but_its_warm_up():
     assert (cosine.begin, cosine.end, cosine.T_max) == (18, 36, 18)
 
 
+def rtmdet() -> Config:
+    return Config(
+        dict(
+            train_cfg=dict(max_epochs=300, val_interval=10, dynamic_intervals=[(280, 1)]),
+            param_scheduler=[
+                dict(type="CosineAnnealingLR", begin=150, end=300, T_max=150),
+                dict(type="MultiStepLR", begin=290, end=300, milestones=[1, 299]),
+            ],
+            custom_hooks=[dict(type="EMAHook"), dict(type="PipelineSwitchHook", switch_epoch=280)],
+        )
+    )
+
+
+def test_epochs_stretch_the_switch_of_the_pipeline_and_the_validations():
+    cfg = rtmdet()
+    stretch_schedule(cfg, 30)
+    assert cfg.custom_hooks[1].switch_epoch == 28
+    assert cfg.train_cfg == dict(max_epochs=30, val_interval=1, dynamic_intervals=[(28, 1)])
+    cfg = rtmdet()
+    stretch_schedule(cfg, 600)
+    assert cfg.custom_hooks[1].switch_epoch == 560
+    assert cfg.train_cfg == dict(max_epochs=600, val_interval=10, dynamic_intervals=[(560, 1)])
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7])
+def test_a_few_epochs_leave_a_schedule_that_runs_and_ends(epochs):
+    cfg = rtmdet()
+    stretch_schedule(cfg, epochs)
+    cosine, steps = cfg.param_scheduler
+    assert cosine.T_max == cosine.end - cosine.begin >= 1 and cosine.end == epochs
+    assert steps.begin < steps.end == epochs and min(steps.milestones) >= 1  # at 0 it would begin with the lower rate
+    assert 1 <= cfg.custom_hooks[1].switch_epoch <= epochs
+    intervals = cfg.train_cfg
+    assert intervals.val_interval == 1 and intervals.dynamic_intervals == [(cfg.custom_hooks[1].switch_epoch, 1)]
+
+
 def test_epochs_of_a_training_by_iterations_are_refused():
     with pytest.raises(CommandError, match="trains by iterations"):
         stretch_schedule(Config(dict(train_cfg=dict(max_iters=100))), 3)

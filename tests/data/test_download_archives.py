@@ -146,6 +146,42 @@ def test_an_archive_brought_by_other_means_is_used(server, tmp_path):
     assert not server.asked and (tmp_path / "set/pictures/a").is_file()
 
 
+def test_the_beginning_of_an_archive_that_was_brought_is_gone_on_with(server, tmp_path):
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads/pictures.zip").write_bytes(CONTENT[:90_000])
+    download((server.archive,), tmp_path, silent)
+    assert server.asked == ["bytes=90000-"] and (tmp_path / "set/pictures/b").is_file()
+
+
+def test_no_network_keeps_the_beginning_that_was_brought(tmp_path):
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads/x.zip").write_bytes(b"1234567")
+    with pytest.raises(OSError, match="7 of 10 bytes are kept"):
+        download((Archive("http://127.0.0.1:9/x.zip", 10, "md5:0"),), tmp_path, silent, pause=0.001)
+    assert (tmp_path / "downloads/x.zip.part").read_bytes() == b"1234567"
+
+
+def test_of_two_beginnings_none_is_lost(server, tmp_path):
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads/pictures.zip").write_bytes(CONTENT[:90_000])
+    (tmp_path / "downloads/pictures.zip.part").write_bytes(CONTENT[:100_000])
+    with pytest.raises(FileExistsError, match=r"has 90000 of \d+ bytes, and pictures.zip.part .* has 100000; move one"):
+        download((server.archive,), tmp_path, silent)
+    assert (tmp_path / "downloads/pictures.zip").stat().st_size == 90_000
+
+
+@pytest.mark.parametrize("content", [CONTENT + b"more", b"x" * len(CONTENT)], ids=["longer", "other"])
+def test_another_archive_that_was_brought_is_named_and_kept(server, tmp_path, content):
+    (tmp_path / "downloads").mkdir()
+    brought = tmp_path / "downloads/pictures.zip"
+    brought.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"pictures.zip has {len(content)} bytes and sha256:\w+, but .* left as it is"
+    ):
+        download((server.archive,), tmp_path, silent)
+    assert brought.read_bytes() == content and not server.asked
+
+
 def test_a_full_disk_is_known_before_and_named_after(server, tmp_path, monkeypatch):
     huge = replace(server.archive, size=1 << 60)
     with pytest.raises(OSError, match=r"GB are needed in .*, .* GB are free"):
@@ -217,6 +253,24 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(ValueError, match="no plain file inside it"):
         unpack(tmp_path / "x.zip", tmp_path / "to", silent)
+
+
+def test_zips_in_a_zip_are_unpacked_where_they_lie(tmp_path):
+    inner = io.BytesIO(zip_of(panoptic_val2017__a_png=b"pixels"))
+    with zipfile.ZipFile(inner, "a") as archive:
+        archive.writestr("__MACOSX/panoptic_val2017/._a_png", b"notes of a Mac")
+    content = {"annotations__panoptic_val2017.zip": inner.getvalue(), "annotations__panoptic_val2017.json": b"{}"}
+    (tmp_path / "x.zip").write_bytes(zip_of(**content))
+    unpack(tmp_path / "x.zip", tmp_path / "to", silent)
+    found = {path.relative_to(tmp_path / "to").as_posix() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    assert found == {"annotations/panoptic_val2017.json", "annotations/panoptic_val2017/a_png"}
+
+
+def test_a_zip_in_a_zip_is_watched_too(tmp_path):
+    (tmp_path / "x.zip").write_bytes(zip_of(**{"a__inner.zip": zip_of(**{"..__..__out": b"x"})}))
+    with pytest.raises(ValueError, match="no plain file inside it"):
+        unpack(tmp_path / "x.zip", tmp_path / "to", silent)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tar_is_unpacked_over_what_is_there(tmp_path):

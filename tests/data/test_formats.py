@@ -1,6 +1,7 @@
 """COCO, VOC and label maps hold the same data set; hostile files cost what is broken in them and no more."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def test_background_void_and_numbers_with_gaps(tmp_path):
     Image.fromarray(numbers).save(tmp_path / "b/x.png")
     Image.fromarray(np.zeros((2, 4, 3), np.uint8)).save(tmp_path / "a/x.png")
     values = {Category(i, name): i for i, name in ((0, "background"), (3, "tree"), (7, "car"))}
-    dataset = read_mask_folders({"train": (tmp_path / "a", tmp_path / "b")}, values, Losses())
+    dataset = read_mask_folders({"train": (tmp_path / "a", tmp_path / "b")}, values, Losses(), Counter())
     assert dataset.unlabelled == 200
     for name, write, read in (("voc", write_voc, read_voc), ("coco", write_coco, read_coco)):
         between = through(dataset, write, read, tmp_path / name)
@@ -160,6 +161,18 @@ def test_background_void_and_numbers_with_gaps(tmp_path):
         assert (masks.splits["train"][0].label_map.values() == numbers).all()
     with Image.open(tmp_path / "voc/SegmentationClass/x.png") as image:
         assert np.array(image).tolist() == [[0, 1, 1, 2], [2, 2, 255, 0]]
+
+
+@pytest.mark.parametrize(("others", "notes"), [((9,), 0), ((9, 200), 2), ((9, 255), 1), ((255,), 0)], ids=str)
+def test_of_several_numbers_of_no_class_each_is_counted(tmp_path, others, notes):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.array([[0, 1, *others]], np.uint8)).save(tmp_path / "masks/x.png")
+    Image.new("RGB", (2 + len(others), 1)).save(tmp_path / "images/x.png")
+    losses = Losses()
+    dataset = read_masks(tmp_path, losses, ["a", "b"])
+    assert len(losses.lines()) == notes and all("which is no class, become 255" in line for line in losses.lines())
+    assert dataset.unlabelled == (others[0] if len(others) == 1 else 255)
 
 
 def test_instances_become_label_maps_small_over_large(made, tmp_path):

@@ -2,7 +2,8 @@
 _base_ = "coco_instance_jitter.py"
 data_root = _base_.data_root
 panoptic = dict(type="LoadPanopticMaps", with_bbox=True)
-# Stuff alone is worth learning too, so images without instances stay.
+# Images without any thing are left out, as COCO's others without a box are (filter_empty_gt). A crop that shows stuff
+# alone is worth learning, so FilterAnnotations, which would draw another, goes.
 train_pipeline = [
     panoptic if step["type"] == "LoadAnnotations" else step
     for step in _base_.train_pipeline

@@ -32,6 +32,6 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type="CocoMetric", ann_file=_base_.data_root + "annotations/instances_val.json", metric=["bbox", "segm"]
+    type="DetailedCocoMetric", ann_file=_base_.data_root + "annotations/instances_val.json", metric=["bbox", "segm"]
 )
 test_evaluator = val_evaluator

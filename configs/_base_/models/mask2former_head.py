@@ -3,7 +3,7 @@
 attention = dict(embed_dims=256, num_heads=8, dropout=0.0, batch_first=True)
 query_head = dict(
     type="Mask2FormerHead",
-    strides=[4, 8, 16, 32],
+    strides="backbone.strides",
     feat_channels=256,
     out_channels=256,
     num_queries=100,

@@ -3,7 +3,14 @@ _base_ = ["detector.py", "mask2former_head.py"]
 things, stuff = 80, 53
 model = dict(
     type="Mask2Former",
-    data_preprocessor=dict(pad_mask=True, mask_pad_value=0, pad_seg=True, seg_pad_value=255),
+    data_preprocessor=dict(
+        pad_mask=True,
+        mask_pad_value=0,
+        pad_seg=True,
+        seg_pad_value=255,
+        # In training: every batch has the size of a whole crop (large-scale jitter crops no more than there is).
+        batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True, pad_seg=True)],
+    ),
     neck=None,
     panoptic_head=dict(
         _base_.query_head,

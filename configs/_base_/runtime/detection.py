@@ -21,6 +21,8 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="auto", rule="greater"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
+# A GPU holds few images, so BatchNorm looks at those of all GPUs. The commands leave it plain where there is no GPU.
+sync_bn = "torch"
 # bfloat16 wherever the hardware computes it, GPU or CPU.
 custom_hooks = [dict(type="AutocastHook")]
 vis_backends = [dict(type="LocalVisBackend")]

@@ -44,8 +44,12 @@ def read_masks(folder: Path, losses: Losses, classes: Sequence[str] = ()) -> Dat
     if not classes and known is None:
         raise ValueError(f"{folder} has no {NAME}; name the classes, in the order of their numbers: --classes a b c")
     values = {Category(i, name): i for i, name in enumerate(classes)} if classes else known[0]
-    pairs = find_pairs(folder)
-    dataset = read_mask_folders(pairs, values, losses)
+    seen: Counter[int] = Counter()
+    dataset = read_mask_folders(find_pairs(folder), values, losses, seen)
+    if dataset.unlabelled == UNLABELLED:  # else a single number that is no class, and it is kept
+        for value in of_no_class(seen, values):
+            what = f"pixels with the number {value}, which is no class, become {UNLABELLED}"
+            losses.add(what, "all label maps", seen[value])
     return dataset if classes or known[1] is None else replace(dataset, unlabelled=known[1])
 
 
@@ -82,15 +86,23 @@ def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
     return pairs
 
 
-def read_mask_folders(pairs: dict[str, tuple[Path, Path]], values: dict[Category, int], losses: Losses) -> DataSet:
+def of_no_class(seen: Counter[int], values: dict[Category, int]) -> list[int]:
+    """The numbers among those that label maps hold which no class has, without 255, which never is one's."""
+    return sorted(set(seen) - set(values.values()) - {UNLABELLED})
+
+
+def read_mask_folders(
+    pairs: dict[str, tuple[Path, Path]], values: dict[Category, int], losses: Losses, seen: Counter[int]
+) -> DataSet:
     """The data set of (folder of images, folder of label maps) by split; every label map is opened once.
+
+    ``seen`` is filled with the pixels of each number.
 
     ``values`` gives each class its number, which also becomes its id. Where a single other number occurs, it stands
     for "of no class" (`DataSet.unlabelled`); several become 255. The numbers 0 and 255 of a mask of two classes are
     both classes.
     """
     records: dict[str, list[ImageRecord]] = {}
-    seen: Counter[int] = Counter()
     ids = {value: value for value in values.values()}
     categories = tuple(Category(value, category.name, category.supercategory) for category, value in values.items())
     for split, (images, masks) in pairs.items():
@@ -114,11 +126,6 @@ def read_mask_folders(pairs: dict[str, tuple[Path, Path]], values: dict[Category
         }
         return DataSet(categories, splits, UNLABELLED)
     others = sorted(set(seen) - set(ids))
-    if len(others) > 1:
-        for value in others:
-            if value != UNLABELLED:
-                what = f"pixels with the number {value}, which is no class, become {UNLABELLED}"
-                losses.add(what, "all label maps", seen[value])
     unlabelled = others[0] if len(others) == 1 else UNLABELLED
     if unlabelled in ids:
         raise ValueError(

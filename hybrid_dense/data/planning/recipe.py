@@ -57,10 +57,12 @@ def choose(sizes: Sequence[tuple[int, int]], images: int, task: str, gpus: int) 
     """A recipe for this many training images of these (height, width), as many as one likes to look at.
 
     Raises:
-        ValueError: no images.
+        ValueError: no images, or fewer than GPUs.
     """
     if not sizes or images < 1:
         raise ValueError("there is no image to train on")
+    if gpus > images:
+        raise ValueError(f"{gpus} GPUs are more than the {images} images to train on; --gpus {images} is the most")
     epochs = epochs_for(images, REFERENCES[task])
     scale = image_scale(sizes)
     return Recipe(
@@ -68,7 +70,7 @@ def choose(sizes: Sequence[tuple[int, int]], images: int, task: str, gpus: int) 
         crop=crop_size(sizes, scale),
         epochs=epochs,
         val_interval=math.ceil(epochs / 12),
-        batch=max(1, min(BATCH[task], images // gpus)),
+        batch=min(BATCH[task], images // gpus),
         gpus=gpus,
     )
 

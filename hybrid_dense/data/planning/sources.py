@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hybrid_dense.data.formats.coco import is_complete, read_coco_file, write_coco_file
-from hybrid_dense.data.formats.masks import UNLABELLED, class_names, mask_values, read_mask_folders
+from hybrid_dense.data.formats.coco import is_complete, load_json, read_coco_file, write_coco_file
+from hybrid_dense.data.formats.masks import UNLABELLED, class_names, mask_values, of_no_class, read_mask_folders
 from hybrid_dense.data.formats.model import Category, DataSet, ImageRecord, Losses, split_by_name
 from hybrid_dense.data.formats.palette import save_palette_png
 from hybrid_dense.data.formats.voc import read_voc
@@ -46,7 +47,7 @@ def plan_coco(train: list[Path], val: list[Path] | None, task: str | None, outpu
     """``train`` and ``val`` are (annotation file, folder of images).
 
     Raises:
-        FileNotFoundError: one of them is missing.
+        FileNotFoundError: one of them is missing, or all images of a file are.
         ValueError: label maps are asked for, or the two files differ in their classes.
     """
     if task == "semantic":
@@ -55,11 +56,17 @@ def plan_coco(train: list[Path], val: list[Path] | None, task: str | None, outpu
     for path in [path for pair in given.values() for path in pair]:
         if not path.exists():
             raise FileNotFoundError(f"no such folder or file: {path}")
+    for file, images in given.values():
+        if not file.is_file() or not images.is_dir():
+            raise ValueError(f"{file} {images}: the annotation file (JSON) comes first, then the folder of its images")
     sets = {split: read_coco_file(file, images, losses) for split, (file, images) in given.items()}
     categories = sets["train"].categories
     if any(dataset.categories != categories for dataset in sets.values()):
         raise ValueError(f"{val[0]} has other classes than {train[0]}, or in another order; make them agree")
     splits = {split: next(iter(dataset.splits.values())) for split, dataset in sets.items()}
+    for split, (file, images) in given.items():
+        if not splits[split]:
+            raise FileNotFoundError(no_image(file, images))
     task = task or usual_task(splits["train"])
     folders = {split: images.absolute() for split, (_, images) in given.items()}
     files = {
@@ -69,6 +76,14 @@ def plan_coco(train: list[Path], val: list[Path] | None, task: str | None, outpu
         splits, folders["val"] = held_out(splits["train"]), folders["train"]
     root = Path(os.path.commonpath([*folders.values(), *files.values()]))
     return plan_boxes(DataSet(categories, splits), task, train[0], folders, files, root, output, losses)
+
+
+def no_image(file: Path, images: Path) -> str:
+    """Why an annotation file gives no image of this folder."""
+    listed = load_json(file)["images"]
+    if not listed:
+        return f"{file} lists no image"
+    return f"none of the {len(listed)} images of {file} is in {images} (first: {listed[0]['file_name']})"
 
 
 def host_reads(file: Path, dataset: DataSet, task: str) -> bool:
@@ -165,13 +180,23 @@ def plan_masks(train: list[Path], val: list[Path] | None, classes: list[str], ou
 
     Raises:
         FileNotFoundError: a folder is missing, or no image has a label map.
-        ValueError: nobody names the classes, or a label map cannot be read.
+        ValueError: fewer than two classes are named, a label map cannot be read, or none fits its image.
     """
     if not classes:
         raise ValueError("--masks needs --classes: the names of the numbers 0, 1, …, or a file of names")
     values = {Category(number, name): number for number, name in enumerate(class_names(classes))}
+    if len(values) < 2:  # the softmax of one class is 1 whatever the model says
+        raise ValueError("label maps need two classes at least; name the background too: --classes background fg")
     given = {"train": tuple(train)} | ({"val": tuple(val)} if val else {})
-    dataset = read_mask_folders(given, values, losses)
+    seen: Counter[int] = Counter()
+    dataset = read_mask_folders(given, values, losses, seen)
+    for split, (images, masks) in given.items():
+        if not dataset.splits[split]:
+            raise ValueError(f"no label map in {masks} has the size of its image in {images}")
+    for number in of_no_class(seen, values):
+        share = f"{100 * seen[number] / seen.total():.1f} %"
+        what = f"pixels ({share}) of number {number} are of no class and are ignored; name it in --classes if it is one"
+        losses.add(what, "all label maps", seen[number])
     folders = {split: images.absolute() for split, (images, _) in given.items()}
     if not val:
         dataset = replace(dataset, splits=held_out(dataset.splits["train"]))
