@@ -5,7 +5,6 @@ import torch
 from members import MEMBERS, TOPOLOGIES, build, draw_images, every_topology, perturb
 from torch.testing import assert_close
 
-
 # Tracing takes seconds: by default every topology and rule in both directions, one direction alone on demand.
 SOME_MEMBERS = [
     pytest.param(*member, id="-".join(member), marks=[] if member[-1] == "both" else pytest.mark.slow)
