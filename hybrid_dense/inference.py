@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_dense.channels import fill_channels
+from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
 from hybrid_dense.engine.checkpoint import count_classes, load_weights, read_checkpoint
 from hybrid_dense.prediction import Prediction
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 AMP_TYPES = {"bfloat16": torch.bfloat16}
 
 

@@ -56,3 +56,24 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pad_with_noise(monkeypatch):
+    """Call it, and from then on `F.pad` fills up tensors, masks excepted, with 1e4; it returns the list of paddings."""
+    import torch
+    import torch.nn.functional as F
+
+    pad, padded = F.pad, []
+
+    def noisy(tensor, amounts, *rest, **keywords):
+        if tensor.dtype == torch.bool:
+            return pad(tensor, amounts, *rest, **keywords)
+        padded.append(amounts)
+        return pad(tensor, amounts, value=1e4)
+
+    def arm() -> list:
+        monkeypatch.setattr(F, "pad", noisy)
+        return padded
+
+    return arm

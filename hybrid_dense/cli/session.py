@@ -21,6 +21,7 @@ from hybrid_dense.data.scenes import scenes_root
 from hybrid_dense.data.tolerant import tolerate_broken_images
 from hybrid_dense.engine.allocator import keep_freed_memory
 from hybrid_dense.evaluation import register_host_metrics
+from hybrid_dense.schedules import stretch_epoch, stretch_scheduler
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -73,32 +74,18 @@ def stretch_schedule(cfg: Config, epochs: int) -> None:
     loop = cfg.train_cfg
     ratio = epochs / loop.max_epochs
 
-    def stretch(epoch: int) -> int:
-        return max(1, round(epoch * ratio))
-
     loop.max_epochs = epochs
     if "val_interval" in loop:
-        loop.val_interval = min(loop.val_interval, stretch(loop.val_interval))
+        loop.val_interval = min(loop.val_interval, stretch_epoch(loop.val_interval, ratio))
     if loop.get("dynamic_intervals"):
-        loop.dynamic_intervals = [(stretch(epoch), min(gap, stretch(gap))) for epoch, gap in loop.dynamic_intervals]
+        loop.dynamic_intervals = [
+            (stretch_epoch(epoch, ratio), min(gap, stretch_epoch(gap, ratio))) for epoch, gap in loop.dynamic_intervals
+        ]
     for hook in cfg.get("custom_hooks") or []:
         if "switch_epoch" in hook:
-            hook.switch_epoch = stretch(hook.switch_epoch)
+            hook.switch_epoch = stretch_epoch(hook.switch_epoch, ratio)
     for scheduler in cfg.get("param_scheduler") or []:
-        if not scheduler.get("by_epoch", True):
-            continue
-        first = scheduler.get("begin", 0)
-        begin = round(first * ratio)
-        if "end" in scheduler:
-            scheduler.end = stretch(scheduler.end)
-            begin = min(begin, scheduler.end - 1)  # mmengine refuses a scheduler that ends where it begins
-        if "begin" in scheduler:
-            scheduler.begin = begin
-        if scheduler.get("T_max"):
-            # The place where it is reached is stretched, so that roundings leave a cosine its end.
-            scheduler.T_max = max(1, round((first + scheduler.T_max) * ratio) - begin)
-        if "milestones" in scheduler:
-            scheduler.milestones = [stretch(milestone) for milestone in scheduler.milestones]
+        stretch_scheduler(scheduler, ratio)
 
 
 def register_host(cfg: Config) -> None:

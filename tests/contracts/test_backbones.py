@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from members import build, draw_images, every_member, every_topology, perturb
 from torch import nn
 from torch.testing import assert_close
@@ -85,21 +84,13 @@ def test_state_dict_carries_everything(topology, rule, direction):
 
 
 @every_member
-def test_what_fills_up_a_window_is_never_looked_at(topology, rule, direction, monkeypatch):
+def test_what_fills_up_a_window_is_never_looked_at(topology, rule, direction, pad_with_noise):
     # Without global blocks, every block of the nano ViT has windows: a grid of 15 is cut into two of 8.
     backbone = perturb(build(topology, rule, direction, global_attention="none", class_token=True)).eval()
-    images = draw_images(size=(64, 240))
-    pad, filled = F.pad, []
-
-    def pad_with_noise(tensor, amounts, mode="constant", value=None):
-        if tensor.dtype == torch.bool or tensor.shape[1] == 3:  # masks, and the pixels that a last patch lacks
-            return pad(tensor, amounts, mode, value)
-        filled.append(amounts)
-        return pad(tensor, amounts, value=100.0)
-
+    images = draw_images(size=(64, 240))  # whole patches: the image itself is not padded
     with torch.no_grad():
         expected = backbone(images)
-        monkeypatch.setattr(F, "pad", pad_with_noise)
+        filled = pad_with_noise()
         maps = backbone(images)
     assert filled
     for level, clean in zip(maps, expected, strict=True):

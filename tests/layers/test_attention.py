@@ -132,22 +132,13 @@ def test_windows_see_themselves_and_the_prefix_which_sees_everything(size, windo
 @pytest.mark.parametrize("prefix", [0, 2])
 @pytest.mark.parametrize("rope", [False, True])
 @torch.no_grad()
-def test_padding_is_never_looked_at(monkeypatch, rope, prefix, attention_form):
+def test_padding_is_never_looked_at(pad_with_noise, rope, prefix, attention_form):
     attention = build_attention(window=4, attention=attention_form)
     size = 7, 11
     tokens = random_tokens(prefix, size)
     rotation = Rotation.of_grid(size, DIM // HEADS, tokens) if rope else None
     expected = attention(tokens, size, rotation)
-    pad = F.pad
-    padded = []
-
-    def pad_with_noise(tensor, amounts, **keywords):
-        if tensor.dtype == torch.bool:
-            return pad(tensor, amounts, **keywords)
-        padded.append(amounts)
-        return pad(tensor, amounts, value=1e4)
-
-    monkeypatch.setattr(F, "pad", pad_with_noise)
+    padded = pad_with_noise()
     assert_close(attention(tokens, size, rotation), expected)
     assert len(padded) == 3  # query, key and value
 

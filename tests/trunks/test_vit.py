@@ -285,20 +285,11 @@ def test_patches_that_lack_pixels_are_padded_with_zero():
     "options", [dict(), dict(class_token=True, registers=2), OPTIONS["dinov3"]], ids=["plain", "prefix", "rope"]
 )
 @torch.no_grad()
-def test_padding_of_windows_is_never_looked_at(monkeypatch, options):
+def test_padding_of_windows_is_never_looked_at(pad_with_noise, options):
     trunk = build(**options).eval()
     images = picture(80, 112)  # whole patches: the image itself is not padded
     expected = trunk(images)
-    pad = F.pad
-    padded = []
-
-    def pad_with_noise(tensor, amounts, **keywords):
-        if tensor.dtype == torch.bool:
-            return pad(tensor, amounts, **keywords)
-        padded.append(amounts)
-        return pad(tensor, amounts, value=1e4)
-
-    monkeypatch.setattr(F, "pad", pad_with_noise)
+    padded = pad_with_noise()
     assert_close(trunk(images), expected, rtol=1e-5, atol=1e-5)
     assert padded
 

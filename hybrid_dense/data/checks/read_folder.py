@@ -6,15 +6,12 @@ import re
 from pathlib import Path
 
 from hybrid_dense.data.checks.read_coco import PARTS, read_coco, read_json
-from hybrid_dense.data.checks.read_masks import IMAGE_SUFFIXES, read_masks
+from hybrid_dense.data.checks.read_masks import read_masks
 from hybrid_dense.data.checks.read_voc import read_voc
 from hybrid_dense.data.checks.records import Problem, Split
+from hybrid_dense.data.image_folders import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_mask_folders
 
 LAYOUTS = "COCO (*.json or annotations/*.json), VOC (Annotations/*.xml) or images with masks (images/ and masks/)"
-MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "SegmentationClass", "ann_dir", "gtFine")
-IMAGE_FOLDERS = ("images", "image", "JPEGImages", "img_dir", "leftImg8bit", "imgs")
-BESIDE = ("annot", "_annot", "_labels", "_masks", "_mask", "labels", "masks")
-"""What a folder of masks is called behind the name of its image folder."""
 
 
 def read_folder(folder: Path) -> list[Split]:
@@ -73,19 +70,5 @@ def read_voc_folder(folder: Path) -> list[Split]:
 
 
 def read_mask_folder(folder: Path) -> list[Split]:
-    splits = []
-    for images in (folder / name for name in IMAGE_FOLDERS):
-        masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
-        if images.is_dir() and masks:
-            parts = [part.name for part in sorted(images.iterdir()) if part.is_dir() and (masks / part.name).is_dir()]
-            if parts:
-                splits += [read_masks(part, images / part, masks / part) for part in parts]
-            else:
-                splits.append(read_masks("all", images, masks))
-    for images in sorted(path for path in folder.iterdir() if path.is_dir()):
-        masks = next(
-            (folder / f"{images.name}{end}" for end in BESIDE if (folder / f"{images.name}{end}").is_dir()), None
-        )
-        if masks:
-            splits.append(read_masks(images.name, images, masks))
+    splits = [read_masks(name, *folders) for name, folders in find_mask_folders(folder).items()]
     return [split for split in splits if split.entries]

@@ -16,7 +16,6 @@ import numpy as np
 
 from hybrid_dense.data.formats.copying import copy_image
 from hybrid_dense.data.formats.model import (
-    IMAGE_SUFFIXES,
     Category,
     DataSet,
     ImageRecord,
@@ -27,9 +26,8 @@ from hybrid_dense.data.formats.model import (
 from hybrid_dense.data.formats.palette import save_palette_png
 from hybrid_dense.data.formats.segmentation import decode
 from hybrid_dense.data.formats.sidecar import NAME, read_sidecar, write_sidecar
+from hybrid_dense.data.image_folders import find_mask_folders, image_files, mask_name, masks_by_name, name_in
 
-MASK_FOLDERS = ("masks", "annotations", "labels")
-MASK_ENDINGS = ("annot", "_annot", "_labels", "_masks", "_mask")
 UNLABELLED = 255
 
 
@@ -68,22 +66,11 @@ def class_names(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The folders of images and of label maps of every split."""
-    for name in MASK_FOLDERS:
-        images, masks = folder / "images", folder / name
-        if images.is_dir() and masks.is_dir():
-            splits = [child.name for child in sorted(images.iterdir()) if (masks / child.name).is_dir()]
-            return {split: (images / split, masks / split) for split in splits} or {"train": (images, masks)}
-    children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-    pairs = {
-        child.name: (child, folder / (child.name + ending))
-        for child in children
-        for ending in MASK_ENDINGS
-        if (folder / (child.name + ending)).is_dir()
-    }
+    """The folders of images and of label maps of every split; those of no split are called train."""
+    pairs = find_mask_folders(folder)
     if not pairs:
         raise FileNotFoundError(f"{folder} has neither images/ beside masks/ nor, say, train/ beside trainannot/")
-    return pairs
+    return {"train" if split == "all" else split: pair for split, pair in pairs.items()}
 
 
 def of_no_class(seen: Counter[int], values: dict[Category, int]) -> list[int]:
@@ -143,21 +130,17 @@ def match(images: Path, masks: Path, losses: Losses) -> list[tuple[Path, Path]]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
-    by_name = {path.relative_to(masks).with_suffix("").as_posix(): path for path in _pictures(masks)}
+    by_name = masks_by_name(masks)
     pairs = []
-    for image in _pictures(images):
-        mask = by_name.get(image.relative_to(images).with_suffix("").as_posix())
+    for image in image_files(images):
+        mask = mask_name(name_in(image, images), by_name)
         if mask is None:
             losses.add("images without a label map were left out", str(image))
         else:
-            pairs.append((image, mask))
+            pairs.append((image, by_name[mask]))
     if not pairs:
         raise FileNotFoundError(f"no image in {images} has a label map of the same name in {masks}")
     return pairs
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def write_masks(dataset: DataSet, target: Path, losses: Losses, link: bool = False) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # EXIF: from 5 on, width and height are exchanged
 BACKGROUND = -2
 """In a label map that was read: here is nothing of any class."""

@@ -24,7 +24,6 @@ from pathlib import Path
 from hybrid_dense.data.formats.coco import keep_sound
 from hybrid_dense.data.formats.model import (
     BACKGROUND,
-    IMAGE_SUFFIXES,
     Category,
     DataSet,
     ImageRecord,
@@ -36,6 +35,7 @@ from hybrid_dense.data.formats.model import (
 )
 from hybrid_dense.data.formats.segmentation import encode
 from hybrid_dense.data.formats.sidecar import NAME, read_sidecar
+from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),

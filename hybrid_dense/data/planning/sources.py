@@ -211,7 +211,7 @@ def plan_label_maps(dataset: DataSet, source: Path, folders: dict[str, Path], ou
     numbers = {category.id: number for number, category in enumerate(order)}
     everything = [record for records in dataset.splits.values() for record in records]
     suffixes = {record.path.suffix for record in everything}
-    mask_suffixes = {record.label_map.path.suffix for record in everything}
+    mask_suffixes = {mask_suffix(record) for record in everything}
     readable = len(suffixes) == len(mask_suffixes) == 1 and all(
         reads_alike(record.label_map.ids, numbers, dataset.unlabelled) for record in everything
     )
@@ -226,21 +226,26 @@ def plan_label_maps(dataset: DataSet, source: Path, folders: dict[str, Path], ou
         listed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         if readable:
             masks = records[0].label_map.path.absolute().parents[len(Path(names[0]).parts) - 1]
-            masks, mask_suffix = below(root, masks), max(mask_suffixes)
+            masks, ending = below(root, masks), max(mask_suffixes)
         else:
             written = output.with_name(f"{output.stem}_masks") / split
             for name, record in zip(names, records, strict=True):
                 save_palette_png(record.label_map.numbered(numbers, 0, UNLABELLED), written / f"{name}.png")
-            masks, mask_suffix = beside(output, written), ".png"
+            masks, ending = beside(output, written), ".png"
         arguments = (
             f"ann_file={beside(output, listed)}",
             f"data_prefix=dict(img_path={below(root, images)}, seg_map_path={masks})",
             f"img_suffix={quoted(suffix)}",
-            f"seg_map_suffix={quoted(mask_suffix)}",
+            f"seg_map_suffix={quoted(ending)}",
         )
         splits[split] = Split(arguments, beside(output, listed), len(records))
     names = tuple(category.name for category in order)
     return Plan("semantic", source, names, root, splits, some_sizes(dataset.splits["train"]))
+
+
+def mask_suffix(record) -> str:
+    """What a label map has behind its image's name: ``.png``, or ``_mask.png``."""
+    return record.label_map.path.name.removeprefix(record.path.stem)
 
 
 def reads_alike(ids: dict[int, int], numbers: dict[int, int], unlabelled: int | None) -> bool:

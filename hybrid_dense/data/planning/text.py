@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from hybrid_dense.data.planning.recipe import Recipe
 from hybrid_dense.data.planning.sources import Plan, quoted
+from hybrid_dense.schedules import stretch_scheduler
 
 NANO = "rxnano_vit_pico"
 NANO_BATCH = 8  # what configs/demo.py trains with, at the rate of its schedule
@@ -122,17 +123,11 @@ def evaluators(task: str, annotations: str) -> list[str]:
 
 def stretched(schedule: Config, epochs: int, steps: int) -> list[dict]:
     """The schedule's learning rate over this many epochs; the warm-up takes a tenth of the steps at most."""
-    stages = []
-    for stage in schedule.param_scheduler:
-        stage = dict(stage)
-        if stage.get("by_epoch", True):
-            ratio = epochs / schedule.train_cfg.max_epochs
-            stage |= {key: round(stage[key] * ratio) for key in stage if key in ("begin", "end", "T_max")}
-            if "milestones" in stage:
-                stage["milestones"] = [round(milestone * ratio) for milestone in stage["milestones"]]
-        else:
+    stages = [dict(stage) for stage in schedule.param_scheduler]
+    for stage in stages:
+        stretch_scheduler(stage, epochs / schedule.train_cfg.max_epochs)
+        if not stage.get("by_epoch", True):
             stage["end"] = max(1, min(stage["end"], steps // 10))
-        stages.append(stage)
     return stages
 
 
