@@ -33,17 +33,23 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3, help="processes a size and row; the median counts")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's default)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="measure these rows only")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast, as training uses where it is native")
+    parser.add_argument(
+        "--give-memory-back", action="store_true", help="leave the C library's allocator as it is, unlike training"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure_step(**json.loads(args.measure))))
         return 0
     found = {}
-    for row, options in ROWS.items():
+    for row in args.rows:
         for _ in range(args.repeat):
             for size in args.sizes:
-                config = dict(type=args.topology, variant=args.variant, **options)
+                config = dict(type=args.topology, variant=args.variant, **ROWS[row])
                 order = dict(config=config, size=size, batch=args.batch, threads=args.threads)
+                order.update(amp=args.amp, keep_memory=not args.give_memory_back)
                 command = [sys.executable, __file__, "--measure", json.dumps(order)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 found.setdefault((row, size), []).append(json.loads(done.stdout.splitlines()[-1]))
@@ -57,19 +63,24 @@ def main() -> int:
 
 def print_table(args: argparse.Namespace, found: dict) -> None:
     small, large = args.sizes
-    print(f"{args.topology} {args.variant}, batch {args.batch}, forward and backward in training mode")
+    print(
+        f"{args.topology} {args.variant}, batch {args.batch}, forward and backward in training mode"
+        + (", bfloat16" if args.amp else ", float32")
+    )
     print(f"| | {small}²: s | GiB | {large}²: s | GiB | time × | memory × |")
     print("|---|---|---|---|---|---|---|")
-    for row in ROWS:
+    for row in args.rows:
         (time, memory), (large_time, large_memory) = found[row, small], found[row, large]
         growth = f"{large_time / time:.2f} | {large_memory / memory:.2f}"
         print(f"| {row} | {time:.2f} | {memory:.2f} | {large_time:.2f} | {large_memory:.2f} | {growth} |")
-    for size in args.sizes:
+    for size in args.sizes if {"full", "full, with_cp"} <= set(args.rows) else ():
         saved = found["full, with_cp", size][1] / found["full", size][1]
         print(f"memory with checkpointing at {size}×{size}: {saved:.0%} of that without")
 
 
-def measure_step(config: dict, size: int, batch: int, threads: int) -> tuple[float, float]:
+def measure_step(
+    config: dict, size: int, batch: int, threads: int, amp: bool, keep_memory: bool
+) -> tuple[float, float]:
     """Seconds and peak GiB of one training step; two untimed ones go before, so that every buffer exists."""
     import resource
     import time
@@ -81,7 +92,8 @@ def measure_step(config: dict, size: int, batch: int, threads: int) -> tuple[flo
     from hybrid_dense.engine.allocator import keep_freed_memory
 
     hybrid_dense.register_all_modules()
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,10 +109,14 @@ def measure_step(config: dict, size: int, batch: int, threads: int) -> tuple[flo
     gradients = [torch.randn(shape, device=device) for shape in shapes]
 
     def step() -> None:
-        torch.autograd.backward(backbone(images), gradients)
+        torch.autograd.backward(forward(images), gradients)
+
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            return tuple(level.float() for level in backbone(images))
 
     # A small image first: parameters' gradients and thread pools are there before anything is measured.
-    sum(level.mean() for level in backbone(images[..., :64, :64].repeat(2, 1, 1, 1))).backward()
+    sum(level.mean() for level in forward(images[..., :64, :64].repeat(2, 1, 1, 1))).backward()
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -88,8 +88,8 @@ def cpu_processes() -> int:
 def restart_in_processes(count: int) -> None:
     """Become torchrun with ``count`` single-threaded processes of this same command; does not return.
 
-    RoIAlign, NMS and the matching of anchors run on one core, so two processes train 1.3 times as fast as two threads;
-    and they stay fast where another program wants a core, which threads that wait for each other do not.
+    RoIAlign, NMS and the matching of anchors run on one core, so two processes use two cores better than two
+    threads do; and they stay fast where another program wants a core, which threads that wait for each other do not.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command = [sys.executable, *launcher, "-m", "hybrid_dense", *sys.argv[1:], "--launcher=pytorch"]
