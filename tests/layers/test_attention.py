@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from hybrid_dense.layers import attention as attention_module
 from hybrid_dense.layers.attention import (
     ExplicitSoftmax,
     FusedSoftmax,
     GridAttention,
     LinearAttention,
+    attend_by_products,
     pool_grid,
 )
 from hybrid_dense.layers.position import Rotation
@@ -319,3 +321,30 @@ def test_linear_attention_holds_in_float16(count):
     with torch.autocast("cpu", torch.float16):
         rough = form(query, key, value, None)
     assert (rough.double() - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_products_equal_the_fused_kernel(masked):
+    query, key, value = (torch.randn(5, HEADS, count, 8, requires_grad=True) for count in (40, 37, 37))
+    mask = torch.rand(5, 1, 1, 37, generator=torch.Generator().manual_seed(3)) > 0.3 if masked else None
+    found = attend_by_products(query, key, value, mask)
+    wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    assert_close(found, wanted, **FLOAT32)
+    gradient = torch.randn_like(found)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(output, (query, key, value), gradient) for output in (found, wanted)), strict=True
+    ):
+        assert_close(ours, theirs, **FLOAT32)
+
+
+def test_only_bfloat16_on_a_cpu_attends_by_products(monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention_module, "attend_by_products", lambda *args: calls.append(args) or args[2])
+    short = torch.randn(1, 1, 4, 8)
+    FusedSoftmax()(short, short, short, None)
+    assert not calls
+    FusedSoftmax()(*[short.bfloat16()] * 3, None)
+    assert len(calls) == 1
+    monkeypatch.setattr(attention_module, "MOST_SCORES_KEPT", 15)  # 4 × 4 scores are then too many to keep
+    FusedSoftmax()(*[short.bfloat16()] * 3, None)
+    assert len(calls) == 1
