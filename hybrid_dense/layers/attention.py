@@ -14,7 +14,9 @@ from hybrid_dense.layers.windows import WindowPlan
 POOLED_SIDE = 14
 """Largest side of the grid that pooled keys and values are averaged to."""
 MOST_SCORES_KEPT = 2048**2
-"""Scores a head and window, queries × keys, up to which bfloat16 on a CPU attends by products and keeps them."""
+"""Scores a head and window, queries × keys, up to which `attend_by_products` keeps them for the backward pass."""
+QUERIES_AT_ONCE = 512
+"""Above that, the queries whose scores exist at a time."""
 
 
 class FusedSoftmax(nn.Module):
@@ -26,9 +28,11 @@ class FusedSoftmax(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         # torch's fused kernel for CPUs gives away what bfloat16 gains: windows take four times as long in it.
-        few = query.shape[-2] * key.shape[-2] <= MOST_SCORES_KEPT
-        if few and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            return attend_by_products(query, key, value, mask)
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            if query.shape[-2] * key.shape[-2] <= MOST_SCORES_KEPT:
+                return attend_by_products(query, key, value, mask)
+            if not torch.compiler.is_compiling():
+                return AttendInChunks.apply(query, key, value, mask)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
@@ -151,6 +155,34 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
         bias = bias.masked_fill(~mask, -math.inf).expand(*lead, 1, -1).flatten(0, 1)
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
     return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, lead)
+
+
+class AttendInChunks(torch.autograd.Function):
+    """`attend_by_products`, some queries at a time; their scores are computed again for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, value, mask)
+        chunks = query.split(QUERIES_AT_ONCE, dim=2)
+        return torch.cat([attend_by_products(chunk, key, value, mask) for chunk in chunks], dim=2)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mask = ctx.saved_tensors
+        key, value = key.detach().requires_grad_(), value.detach().requires_grad_()
+        of_query = []
+        # A sum of many chunks in bfloat16 would lose the small ones.
+        of_key, of_value = (torch.zeros_like(part, dtype=torch.float32) for part in (key, value))
+        splits = (part.detach().split(QUERIES_AT_ONCE, dim=2) for part in (query, gradient))
+        for chunk, chunk_gradient in zip(*splits, strict=True):
+            chunk.requires_grad_()
+            with torch.enable_grad():
+                mixed = attend_by_products(chunk, key, value, mask)
+            found = torch.autograd.grad(mixed, (chunk, key, value), chunk_gradient)
+            of_query.append(found[0])
+            of_key += found[1]
+            of_value += found[2]
+        return torch.cat(of_query, dim=2), of_key.to(key.dtype), of_value.to(value.dtype), None
 
 
 def pool_grid(grid: Tensor) -> Tensor:

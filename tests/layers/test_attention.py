@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hybrid_dense.layers import attention as attention_module
 from hybrid_dense.layers.attention import (
+    AttendInChunks,
     ExplicitSoftmax,
     FusedSoftmax,
     GridAttention,
@@ -323,11 +324,13 @@ def test_linear_attention_holds_in_float16(count):
     assert (rough.double() - exact).norm() < 0.01 * exact.norm()
 
 
+@pytest.mark.parametrize("attend", [attend_by_products, AttendInChunks.apply])
 @pytest.mark.parametrize("masked", [False, True])
-def test_products_equal_the_fused_kernel(masked):
+def test_products_equal_the_fused_kernel(attend, masked, monkeypatch):
+    monkeypatch.setattr(attention_module, "QUERIES_AT_ONCE", 16)  # 40 queries: two whole chunks and a rest
     query, key, value = (torch.randn(5, HEADS, count, 8, requires_grad=True) for count in (40, 37, 37))
     mask = torch.rand(5, 1, 1, 37, generator=torch.Generator().manual_seed(3)) > 0.3 if masked else None
-    found = attend_by_products(query, key, value, mask)
+    found = attend(query, key, value, mask)
     wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     assert_close(found, wanted, **FLOAT32)
     gradient = torch.randn_like(found)
@@ -337,14 +340,12 @@ def test_products_equal_the_fused_kernel(masked):
         assert_close(ours, theirs, **FLOAT32)
 
 
-def test_only_bfloat16_on_a_cpu_attends_by_products(monkeypatch):
-    calls = []
-    monkeypatch.setattr(attention_module, "attend_by_products", lambda *args: calls.append(args) or args[2])
-    short = torch.randn(1, 1, 4, 8)
-    FusedSoftmax()(short, short, short, None)
-    assert not calls
-    FusedSoftmax()(*[short.bfloat16()] * 3, None)
-    assert len(calls) == 1
+def test_bfloat16_on_a_cpu_keeps_few_scores_and_recomputes_many(monkeypatch):
+    def fused(dtype):
+        parts = [torch.randn(1, 1, 4, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
+        return type(FusedSoftmax()(*parts, None).grad_fn).__name__
+
+    assert "ScaledDotProduct" in fused(torch.float32)
+    assert "Unflatten" in fused(torch.bfloat16) or "View" in fused(torch.bfloat16)
     monkeypatch.setattr(attention_module, "MOST_SCORES_KEPT", 15)  # 4 × 4 scores are then too many to keep
-    FusedSoftmax()(*[short.bfloat16()] * 3, None)
-    assert len(calls) == 1
+    assert fused(torch.bfloat16) == "AttendInChunksBackward"
