@@ -153,8 +153,10 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     bias = query.new_zeros(())
     if mask is not None:
         bias = bias.masked_fill(~mask, -math.inf).expand(*lead, 1, -1).flatten(0, 1)
-    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
-    return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, lead)
+    # Autocast would keep the map in float32 and round it once more.
+    with torch.autocast(query.device.type, enabled=False):
+        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
+        return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, lead)
 
 
 class AttendInChunks(torch.autograd.Function):
