@@ -13,3 +13,6 @@ model = dict(
         ),
     )
 )
+# Rates as others train such trunks: the ViT's fall by 0.7 a block (ViTDet-B), the CNN is at a tenth (DETR) and falls by
+# 0.95 a stage (Mask R-CNN with ConvNeXt-T). docs/rates.md has them all.
+optim_wrapper = dict(constructor="HybridLayerDecay", paramwise_cfg=dict(layer_decay=dict(cnn=0.95, vit=0.7), cnn=0.1))

@@ -23,7 +23,20 @@ __all__ = [
 ]
 
 # The one list of modules that register something.
-_REGISTERING = ("backbones", "necks", "weights", "engine.precision", "engine.hooks", "evaluation")
+_REGISTERING = (
+    "backbones",
+    "necks",
+    "weights",
+    "engine.safe_loading",
+    "engine.precision",
+    "engine.hooks",
+    "engine.optim_wrapper",
+    "engine.layer_decay",
+    "engine.loops",
+    "engine.sharding",
+    "engine.strategies",
+    "evaluation",
+)
 
 # Public names that need more than the package itself, and where they live.
 _LAZY = {

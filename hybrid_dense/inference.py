@@ -2,6 +2,7 @@
 
 >>> predictor = Predictor("configs/mask_rcnn_rx50_vit.py", "work_dirs/run/epoch_12.pth")
 >>> predictor("street.jpg").draw("out.png")
+>>> predictor = Predictor("model.safetensors")  # of `hybrid-dense weights export`: the config is in its card
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_dense.channels import fill_channels
+from hybrid_dense.config_file import read_config
 from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
-from hybrid_dense.engine.checkpoint import count_classes, load_weights, read_checkpoint
+from hybrid_dense.engine.checkpoint import Checkpoint, count_classes, load_weights, read_checkpoint
+from hybrid_dense.model_card import find_test_dataset, read_card
 from hybrid_dense.prediction import Prediction
 
-AMP_TYPES = {"bfloat16": torch.bfloat16}
+AMP_TYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
 
 
 class SkippedImageWarning(UserWarning):
@@ -46,16 +55,20 @@ class Predictor:
     The data set of the config need not exist: its test pipeline is used, nothing else of it.
 
     Args:
-        config: path of a config file, an mmengine `Config` or a dict.
+        config: path of a config file, an mmengine `Config` or a dict; or of an exported `.safetensors`, whose model
+            card takes the config's place. A `.py` config is run; `.yaml`, `.json` and model cards are data.
         weights: checkpoint file, opened without running code from it. None initialises the model as the config says,
-            which may fetch pretrained weights; with a file nothing is fetched.
+            which may fetch pretrained weights; with a file nothing is fetched. An exported model brings its own.
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
         score_threshold: leave out detections that score less.
-        amp: "bfloat16" runs backbone, neck and heads in bf16; None computes in float32.
+        amp: "bf16" or "fp16" runs backbone, neck and heads in 16 bits, if the device computes them itself; None or
+            "fp32" in float32.
         batch_size: images that go through the model at once. Only consecutive images of one size share a batch,
             so that results do not depend on their neighbours.
+        trust: open the weights without restriction, so that they can run code.
 
     Attributes:
+        config: what the model was built from.
         class_names: those of the config's `test_dataloader.dataset.metainfo`, of the checkpoint or of the data set's
             class: the first that are as many as the model's classes.
 
@@ -66,22 +79,27 @@ class Predictor:
     def __init__(
         self,
         config,
-        weights: str | Path | None = None,
+        weights: str | Path | Checkpoint | None = None,
         device: str = "auto",
         score_threshold: float = 0.0,
         amp: str | None = None,
         batch_size: int = 1,
+        trust: bool = False,
     ):
         if amp is not None and amp not in AMP_TYPES:
             raise ValueError(f"amp {amp!r} is unknown; choose one of {', '.join(AMP_TYPES)} or None")
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is not a positive number of images")
         device = _choose_device(device)
+        if weights is None and is_exported(config):
+            weights = read_checkpoint(config)
+            config = read_card(weights.meta.get("card"), config).config
         config = _read_config(config)
         with _scope(config):
             fill_channels(config)
-        checkpoint = None if weights is None else read_checkpoint(weights)
+        checkpoint = weights if isinstance(weights, (Checkpoint, type(None))) else read_checkpoint(weights, trust=trust)
 
+        self.config = config
         self.score_threshold = score_threshold
         self.batch_size = batch_size
         self._read_file, self._prepare = _build_pipeline(config)
@@ -93,10 +111,13 @@ class Predictor:
         trained_on = () if checkpoint is None else checkpoint.class_names
         self.class_names = _find_class_names(config, trained_on, count_classes(self.model))
         self.model.to(device).eval()
-        if amp is not None:
-            from hybrid_dense.engine.precision import autocast_modules
+        if amp not in (None, "fp32"):
+            from hybrid_dense.engine.precision import autocast_modules, computes
 
-            autocast_modules(self.model, AMP_TYPES[amp])
+            if computes(device, AMP_TYPES[amp]):
+                autocast_modules(self.model, AMP_TYPES[amp])
+            else:
+                warnings.warn(f"no native {amp} on this {device.type}: it stays in float32", stacklevel=2)
 
     def __call__(self, image) -> Prediction | list[Prediction]:
         """Predict one image, or a list or folder of them.
@@ -176,6 +197,11 @@ class Predictor:
         return Prediction(**found)
 
 
+def is_exported(model) -> bool:
+    """Whether this is the path of a model that `hybrid-dense weights export` wrote, by its ending."""
+    return isinstance(model, (str, Path)) and Path(model).suffix == ".safetensors"
+
+
 def list_images(images) -> Iterable:
     """The single images of a list, folder or iterable; folders stand for the image files in them, in sorted order.
 
@@ -252,9 +278,7 @@ def _read_config(config):
     from mmengine.utils import import_modules_from_strings
 
     if isinstance(config, (str, Path)):
-        if not Path(config).is_file():
-            raise FileNotFoundError(f"no such config: {config}")
-        return Config.fromfile(config)
+        return read_config(config)
     config = Config(deepcopy(config)) if isinstance(config, dict) else deepcopy(config)
     if "custom_imports" in config:
         import_modules_from_strings(**config.custom_imports)
@@ -299,7 +323,7 @@ def _build_pipeline(config):
     from mmcv.transforms import Compose, LoadAnnotations, LoadImageFromFile
     from mmengine.registry import TRANSFORMS
 
-    steps = _dataset_config(config).get("pipeline")
+    steps = find_test_dataset(config).get("pipeline")
     reader, prepare = None, []
     with _scope(config):
         for step in steps:
@@ -316,22 +340,12 @@ def _build_pipeline(config):
     return reader.transform, Compose(prepare)
 
 
-def _dataset_config(config) -> dict:
-    """The innermost test data set of a config: the one that has the pipeline."""
-    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
-    while "pipeline" not in dataset:
-        dataset = dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None)
-        if not dataset:
-            raise ValueError("the config has no test_dataloader.dataset.pipeline, so nothing says how to read an image")
-    return dataset
-
-
 def _find_class_names(config, trained_on: tuple[str, ...], count: int | None) -> tuple[str, ...]:
     """The first list of names that has as many as the model has classes; numbers where none has."""
     from mmengine.fileio import list_from_file
     from mmengine.registry import DATASETS
 
-    dataset = _dataset_config(config)
+    dataset = find_test_dataset(config)
     stated = (dataset.get("metainfo") or {}).get("classes", ())
     if isinstance(stated, str):  # a file with one name a line, as mmengine's data sets take it
         stated = list_from_file(stated)

@@ -1,10 +1,27 @@
 #!/usr/bin/env bash
 # Start a tool in N processes through torchrun: dist_launch.sh train|test N ARGUMENTS…
-# Environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PYTHON, PORT (a free one; 29500 where machines must agree).
+# A process that dies restarts all of them from the last checkpoint; what a restart cannot mend ends the training.
+# Environment:
+#   NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (a free one; 29500 where machines must agree)
+#   MAX_RESTARTS (3 for training, 0 for tests)     how often a machine starts its processes again
+#   SHUTDOWN_TIMEOUT (120 s)                       how long a signalled training may take to write its checkpoint
+#   JOIN_TIMEOUT (600 s)                           how long machines wait for each other
+#   PYTHON                                         the interpreter
 set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tool=$1 processes=$2
 shift 2
+
+machines=${NNODES:-1}
+if [ "$machines" -eq 1 ]; then
+    # A name of this machine that needs no name service; port 0 is a free one.
+    meeting=(--rdzv-endpoint="127.0.0.1:${PORT:-0}" --local-addr=127.0.0.1)
+    host=1
+else
+    : "${MASTER_ADDR:?is the address of machine 0, the same on all $machines machines}"
+    meeting=(--rdzv-endpoint="$MASTER_ADDR:${PORT:-29500}")
+    host=$((${NODE_RANK:-0} == 0))
+fi
 
 python=${PYTHON:-$tools/../.venv/bin/python}
 [ -x "$python" ] || command -v "$python" >/dev/null || python=python3
@@ -24,9 +41,12 @@ elif [ "$gpus" -eq 0 ]; then
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 fi
 
-[ "${NNODES:-1}" -eq 1 ] || PORT=${PORT:-29500}
-port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
-exec "$python" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$port" \
+[ "$tool" = train ] && restarts=${MAX_RESTARTS:-3} || restarts=${MAX_RESTARTS:-0}
+# With a store that outlives a restart, torch 2.13 reads the addresses of the dead (pytorch issue 135712).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+exec "$python" "$tools/elastic.py" \
+    --nnodes="$machines" --nproc-per-node="$processes" --max-restarts="$restarts" \
+    --rdzv-backend=c10d --rdzv-id=hybrid_dense "${meeting[@]}" \
+    --rdzv-conf="is_host=$host,join_timeout=${JOIN_TIMEOUT:-600}" \
+    --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout="${SHUTDOWN_TIMEOUT:-120}" \
     "$tools/$tool.py" "$@" --launcher pytorch

@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from hybrid_dense.cli.configs import trained_rates
 from hybrid_dense.cli.describe import survey, variants_page
 from hybrid_dense.data.checks.table import HEADER, rows
 from hybrid_dense.report.tables import markdown_table
@@ -34,7 +35,13 @@ def main() -> int:
     tables = survey(SIZE)
     (header, variants), topologies, fusions = tables.values()
     chosen = [row for name in README_VARIANTS for row in variants if row[0] == f"`{name}`"]
-    texts = {"variants": (header, chosen), "topologies": topologies, "fusions": fusions, "checks": (HEADER, rows())}
+    texts = {
+        "variants": (header, chosen),
+        "topologies": topologies,
+        "fusions": fusions,
+        "checks": (HEADER, rows()),
+        "rates": trained_rates(PROJECT / "configs/mask_rcnn_rx50_vit_pretrained.py"),
+    }
     pages = {PROJECT / "docs/variants.md": variants_page(SIZE, tables) + "\n"}
     for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
         pages[path] = re.sub(

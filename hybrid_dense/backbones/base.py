@@ -111,6 +111,32 @@ class Backbone(BaseModule, ABC):
     def build_vit(self, options: dict) -> ViT:
         return ViT(self.vit_arch, self.in_channels, **select(options, ViT))
 
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """How deep a parameter lies, counted from 0 at the input, and the number of layers (mmpretrain's convention).
+
+        The rate of a layer-wise decay is ``decay ** (layers - depth - 1)``. Each trunk counts its own layers: stem and
+        four stages, embedding and blocks. The last layer, which is not decayed, is what no trunk brings from its
+        pretraining: fusions, the pyramid of ``PlainViT``, and every name that does not begin with ``prefix``, such as
+        those of heads.
+        """
+        trunks = {f"{prefix}{name}.": getattr(self, name) for name in ("cnn", "vit") if hasattr(self, name)}
+        for start, trunk in trunks.items():
+            if param_name.startswith(start):
+                return trunk.get_layer_depth(param_name.removeprefix(start)), trunk.num_layers
+        layers = max(trunk.num_layers for trunk in trunks.values())
+        return layers - 1, layers
+
+    def get_part(self, param_name: str, prefix: str = "") -> str:
+        """Where one of the backbone's parameters belongs: ``cnn.stem``, ``cnn.stages.0``, …, ``vit.embed``,
+        ``vit.segments.0``, …, or ``fusion``, which is all that belongs to neither trunk."""
+        name = param_name.removeprefix(prefix)
+        trunk, _, rest = name.partition(".")
+        return f"{trunk}.{getattr(self, trunk).get_part(rest)}" if trunk in ("cnn", "vit") else "fusion"
+
+    def get_branch(self, param_name: str, prefix: str = "") -> str:
+        """``cnn``, ``vit`` or ``fusion``: the first word of ``get_part``."""
+        return self.get_part(param_name, prefix).split(".")[0]
+
     def prepare(self, images: Tensor) -> Tensor:
         """Refuse what cannot work, and lay the images out channels_last."""
         if images.dim() != 4 or images.shape[1] != self.in_channels:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
+from hybrid_dense.engine.stop import TrainingStopped
 from hybrid_dense.version import __version__
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 COMMANDS = {
     "train": "train a config, on CPU or GPU, alone or under a launcher",
     "test": "evaluate a checkpoint: COCO mAP, mIoU, whatever the config's evaluator says",
     "demo": "train, evaluate and draw on embedded scenes, in minutes on a CPU",
     "predict": "run a trained model over images: pictures and a COCO-format JSON",
+    "weights": "export a model as one .safetensors file, or show what a checkpoint holds",
     "check-data": "look at a data set before training: what is broken, how classes and sizes spread",
+    "benchmark": "speed and memory of backbones, trunks and whole models, side by side; pipelines; start-up",
     "describe": "parameters, GFLOPs and feature shapes of a backbone or of a config's model",
     "new-config": "a ready config for a data set of your own: COCO, VOC or label maps",
     "convert-data": "convert a data set between COCO, VOC and label maps, masks included",
@@ -30,7 +37,10 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 done and found wanting, 2 wrong use or input."""
+    """Run one command; returns the exit code: 0 done, 1 done and found wanting or failed, 2 wrong use or input.
+
+    A training that stops with everything saved has codes of its own (docs/training.md).
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="hybrid-dense",
@@ -54,6 +64,22 @@ def run(command, args: argparse.Namespace) -> int:
     """Call a command and turn what a user can mend into one line (HYBRID_DENSE_TRACEBACK=1 shows where it arose)."""
     try:
         return command(args)
+    except TrainingStopped as stopped:
+        # It has logged its message too, but the last line of a training is to be what goes on with it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hybrid-dense: {stopped}", file=sys.stderr, flush=True)
+        return stopped.code
+    except KeyboardInterrupt:
+        print("hybrid-dense: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except RuntimeError as error:
+        missing = _missing_ranks(error)
+        if not missing or os.environ.get("HYBRID_DENSE_TRACEBACK"):
+            raise
+        rank, reason = os.environ.get("RANK", "0"), str(error).strip().splitlines()[0]
+        print(f"hybrid-dense: error: rank {rank} lost the others: {missing} ({reason})", file=sys.stderr, flush=True)
+        sys.last_value = error  # as after any exception: do not wait for the others at the end
+        return 1
     except (CommandError, ValueError, OSError, TypeError) as error:
         # A misspelt parameter in a config file is the one TypeError that is the user's.
         ours = isinstance(error, TypeError) and "unexpected keyword argument" not in str(error)
@@ -61,6 +87,19 @@ def run(command, args: argparse.Namespace) -> int:
             raise
         print(f"hybrid-dense: error: {error}", file=sys.stderr)
         return 2
+
+
+def _missing_ranks(error: RuntimeError) -> str:
+    """The processes for which a collective failed, "" where it was another error or nothing is known."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return ""
+    # gloo raises plain RuntimeErrors.
+    if not isinstance(error, distributed.DistError) and not re.search(r"gloo|nccl|process group", str(error), re.I):
+        return ""
+    from hybrid_dense.engine.hooks.watchdog import name_missing_ranks
+
+    return name_missing_ranks()
 
 
 def main_of(name: str) -> int:

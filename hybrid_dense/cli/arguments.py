@@ -20,15 +20,91 @@ def add_config_arguments(parser: argparse.ArgumentParser, config: bool = True) -
         help="change the config: model.backbone.variant=rx26_vit_ti train_dataloader.batch_size=4; an unknown key is "
         "an error, +key=value adds one. data_root=DIR moves every data set to another folder of the same layout",
     )
-    parser.add_argument(
-        "--amp",
-        action=argparse.BooleanOptionalAction,
-        help="bfloat16 wherever the hardware computes it (default: as the config says)",
-    )
+    add_precision_arguments(parser)
     parser.add_argument(
         "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="set by tools/dist_*.sh and slurm_*.sh"
     )
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def add_precision_arguments(parser: argparse.ArgumentParser, default: str = "the config's; ours say bf16") -> None:
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="bf16",
+        type=_precision,
+        metavar="PRECISION",
+        help="what backbone, neck and heads compute in: bf16 (also without a word), fp16 or fp32. A device that cannot "
+        f"compute 16 bits itself stays at float32; fp16 trains with loss scaling (default: {default})",
+    )
+    parser.add_argument("--no-amp", dest="amp", action="store_const", const="fp32", help="the same as --amp fp32")
+
+
+def _precision(word: str) -> str:
+    word = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(word, word)
+    if word not in ("bf16", "fp16", "fp32"):
+        # `--amp CONFIG` is the common slip: argparse takes the next word for the precision.
+        raise argparse.ArgumentTypeError(f"{word!r} is not bf16, fp16 or fp32; --amp without one comes last")
+    return word
+
+
+def add_speed_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory and speed")
+    group.add_argument(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help="step once every N batches, as if the batch were N times as large; auto_scale_lr counts them too",
+    )
+    group.add_argument(
+        "--checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help="compute the backbone's activations again on the way back instead of keeping them: about half the memory, "
+        "a quarter to a third more time",
+    )
+    group.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile for backbone and neck, which takes minutes at the start; what cannot be compiled runs as ever",
+    )
+    group.add_argument(
+        "--tf32",
+        action=argparse.BooleanOptionalAction,
+        help="let Ampere and later GPUs round what stays in float32 to 10 bits before they multiply it (default: on)",
+    )
+    group.add_argument(
+        "--ema",
+        nargs="?",
+        const=True,
+        type=float,
+        metavar="MOMENTUM",
+        help="average the weights over the last steps, validate with the average and save it as the model "
+        "(0.0002: over 5000 steps, and over no more than a tenth of the training so far)",
+    )
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("look before training")
+    group.add_argument(
+        "--auto-batch",
+        action="store_true",
+        help="try real training steps in a process of their own, and train with the largest batch that fits in memory",
+    )
+    group.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="no training: raise the learning rate from 1e-7 to 1, draw the loss over it in lr_sweep.png of the work "
+        "folder and suggest one",
+    )
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="open checkpoints without restriction, so that they can run any code on this machine: only if you know "
+        "who made them",
+    )
 
 
 def add_epochs_argument(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
   hybrid-dense configs                 all of them
   hybrid-dense configs upernet         those with this in a column, in any case
   hybrid-dense configs --markdown      write docs/zoo.md
+  hybrid-dense configs --dump configs/demo.py demo.yaml      write a config, bases included, as data (.yaml or .json)
 
 Parameters are those of the whole model. GFLOPs are those of the backbone, two a multiply-add, for one image of the size
 that is named: detectors' test size, segmentors' training crop. Figures that were measured are kept in
@@ -79,11 +80,14 @@ HEADER = Row(
 def build_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filter", nargs="?", default="", help="only configs with this in a column")
     parser.add_argument("--markdown", action="store_true", help="write the page docs/zoo.md")
+    parser.add_argument("--dump", nargs=2, type=Path, metavar=("CONFIG", "FILE"), help="write a config as data")
 
 
 def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
 
+    if args.dump:
+        return dump(*args.dump)
     if args.markdown and args.filter:
         raise CommandError("docs/zoo.md lists every config; leave the filter out")
     with warnings.catch_warnings():
@@ -96,6 +100,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(rows)} configs written to {PAGE}")
     else:
         print(align([HEADER, *rows]))
+    return 0
+
+
+def dump(config: Path, out: Path) -> int:
+    import hybrid_dense
+    from hybrid_dense.cli.session import read_config, register_host
+    from hybrid_dense.config_file import write_config
+
+    hybrid_dense.register_all_modules()
+    cfg = read_config(config)
+    register_host(cfg)
+    write_config(cfg, out)
+    print(f"{config} written as data: {out}")
     return 0
 
 
@@ -178,6 +195,24 @@ def count_model_parameters(cfg) -> int:
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return count_parameters(build(cfg.model))
+
+
+def trained_rates(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of what a config with ``HybridLayerDecay`` trains its model with, before warm-up and scaling."""
+    from mmengine.registry import DefaultScope
+
+    import hybrid_dense
+    from hybrid_dense.channels import fill_channels
+    from hybrid_dense.cli.session import read_config
+    from hybrid_dense.engine.layer_decay import HEADER, HybridLayerDecay, rates_table
+
+    hybrid_dense.register_all_modules()
+    cfg = read_config(path)
+    fill_channels(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build(cfg.model)
+    rates = HybridLayerDecay(cfg.optim_wrapper, cfg.optim_wrapper.paramwise_cfg).list_rates(model)
+    return HEADER, rates_table(rates)
 
 
 @cache

@@ -39,10 +39,11 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mmengine.dist import get_world_size
-    from mmengine.runner import find_latest_checkpoint
 
     from hybrid_dense.cli import CommandError
     from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
+    from hybrid_dense.engine.equip import equip
+    from hybrid_dense.engine.files import find_latest, stopping_on_full_disk
     from hybrid_dense.report.curves import save_curves
     from hybrid_dense.report.gallery import save_gallery
 
@@ -61,20 +62,22 @@ def run(args: argparse.Namespace) -> int:
         if args.epochs is not None:
             stretch_schedule(cfg, args.epochs)
         cfg.default_hooks.progress = dict(type="RichProgressHook")
+        equip(cfg)
         join_processes(cfg, args.launcher)
         cfg.train_dataloader.batch_size //= get_world_size()
         runner = build_runner(cfg, ("train", "val"))
-        runner.train()
+        with stopping_on_full_disk(work_dir, work_dir / args.config.name):
+            runner.train()
+    checkpoint = find_latest(work_dir)  # all processes together
     if runner.rank != 0:
         return 0
 
-    checkpoint = find_latest_checkpoint(str(work_dir))
     logged = runner.message_hub.log_scalars
     metrics = {name.removeprefix("val/"): logged[name].current() for name in logged if name.startswith("val/")}
     metrics = {name: float(value) for name, value in metrics.items() if not name.endswith("time")}
     save_curves(Path(runner.log_dir) / "vis_data" / "scalars.json", work_dir / "curves.png")
     save_gallery(compare(cfg, checkpoint, runner.val_dataloader.dataset), work_dir / "predictions.png")
-    print_summary(metrics, work_dir, Path(checkpoint), time.perf_counter() - start)
+    print_summary(metrics, work_dir, checkpoint, time.perf_counter() - start)
     return 0
 
 
@@ -97,7 +100,7 @@ def restart_in_processes(count: int) -> None:
     os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
 
-def compare(cfg, checkpoint: str, dataset) -> list[tuple]:
+def compare(cfg, checkpoint: Path, dataset) -> list[tuple]:
     """(ground truth, prediction) of the first validation images."""
     from hybrid_dense.inference import Predictor
 

@@ -19,6 +19,7 @@ READ_ELSEWHERE = {
     "max_broken",
     "model_wrapper_cfg",
     "sync_bn",
+    "tf32",
     "tta_model",
     "tta_pipeline",
 }
@@ -82,6 +83,8 @@ def parameters(node: dict, path: list[str]) -> set[str]:
             break
     # Our backbones hand options on to their trunks and say which.
     names |= getattr(owner, "option_names", frozenset())
+    if path[-1] == "optim_wrapper":  # mmengine takes them out before it builds the wrapper
+        names |= {"constructor", "paramwise_cfg"}
     return names - {"self", "args", "kwargs", "options"}
 
 

@@ -1,5 +1,8 @@
 """Run a trained model over images and write what it sees: pictures and a JSON.
 
+  hybrid-dense predict CONFIG CHECKPOINT street.jpg photos/ --out found
+  hybrid-dense predict model.safetensors street.jpg photos/ --out found      exported: it brings its config
+
 A detector writes DIR/predictions.json in COCO's result format and DIR/index.json with the images and categories that
 its ids mean, so that pycocotools' COCO("index.json").loadRes("predictions.json") works. A semantic model writes a label
 map DIR/<stem>_labels.png for each image and DIR/label_maps.json with the class names.
@@ -14,28 +17,40 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybrid_dense.cli.arguments import add_precision_arguments, add_trust_argument
+
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="config file of the model")
-    parser.add_argument("weights", help="checkpoint (.pth or .safetensors); no code in it is run")
+    parser.usage = "hybrid-dense predict (CONFIG CHECKPOINT | MODEL.safetensors) INPUT [INPUT ...] --out DIR [options]"
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="config and checkpoint (.pth or .safetensors; no code in it is run), or an exported .safetensors alone",
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files and folders of images")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for everything that is written")
     parser.add_argument("--min-score", type=float, default=0.3, help="leave out detections below it; default 0.3")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (the default)")
-    parser.add_argument("--amp", choices=["bfloat16"], help="run the networks in bf16: faster, hardly less exact")
+    add_precision_arguments(parser, default="fp32")
     parser.add_argument("--no-pictures", action="store_true", help="write the JSON and label maps alone")
     parser.add_argument("--batch-size", type=int, default=1, help="images of one size to run at once; default 1")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     import hybrid_dense
-    from hybrid_dense.inference import Predictor
+    from hybrid_dense.cli import CommandError
+    from hybrid_dense.inference import Predictor, is_exported
 
-    files = _find_files(args.inputs, args.out)
+    weights, inputs = (None, args.inputs) if is_exported(args.model) else (args.inputs[0], args.inputs[1:])
+    if not inputs:
+        raise CommandError(f"no images given: hybrid-dense predict {args.model} {weights} INPUT … --out {args.out}")
+    files = _find_files(inputs, args.out)
     hybrid_dense.register_all_modules()
-    predictor = Predictor(args.config, args.weights, args.device, args.min_score, args.amp, args.batch_size)
+    options = (args.device, args.min_score, args.amp, args.batch_size, args.trust_checkpoint)
+    predictor = Predictor(args.model, weights, *options)
     writer = _Writer(args.out, predictor.class_names, args.min_score, pictures=not args.no_pictures)
     progress = Progress(TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with progress, _skips_printed_by(progress):

@@ -13,13 +13,20 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import hybrid_dense
+from hybrid_dense import config_file
 from hybrid_dense.channels import fill_channels
 from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.options import merge_options, redirect_data_root
+from hybrid_dense.cli.switches import set_precision
 from hybrid_dense.data.check import check_data
 from hybrid_dense.data.scenes import scenes_root
 from hybrid_dense.data.tolerant import tolerate_broken_images
 from hybrid_dense.engine.allocator import keep_freed_memory
+from hybrid_dense.engine.checkpoint import SUFFIXES, read_checkpoint, trust
+from hybrid_dense.engine.distributed import join_group
+from hybrid_dense.engine.files import find_damage, find_latest
+from hybrid_dense.engine.precision import use_tf32
+from hybrid_dense.engine.strategies import StrategyRunner
 from hybrid_dense.evaluation import register_host_metrics
 from hybrid_dense.schedules import stretch_epoch, stretch_scheduler
 
@@ -39,9 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(Path("work_dirs") / args.config.stem)
     if not any(hook["type"] == "MetricsReportHook" for hook in cfg.get("custom_hooks") or []):
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="MetricsReportHook")]
-    if args.amp is not None:
-        hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] != "AutocastHook"]
-        cfg.custom_hooks = hooks + ([dict(type="AutocastHook")] if args.amp else [])
+    set_precision(cfg, args.amp)
     return cfg
 
 
@@ -58,10 +63,11 @@ def parse_options(pairs: list[str]) -> dict:
 def read_config(path: Path) -> Config:
     """Read a config file; a wrong path names the nearest files there are."""
     if not path.is_file():
-        known = [str(file) for file in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        suffixes = (config_file.PYTHON, *config_file.DATA)
+        known = [str(file) for file in sorted(path.parent.glob("*")) if file.suffix in suffixes]
         near = get_close_matches(str(path), known, n=3, cutoff=0.4)
         raise CommandError(f"no config file {path}" + (f"; near it: {', '.join(near)}" if near else ""))
-    return Config.fromfile(path)
+    return config_file.read_config(path)
 
 
 def stretch_schedule(cfg: Config, epochs: int) -> None:
@@ -84,6 +90,10 @@ def stretch_schedule(cfg: Config, epochs: int) -> None:
     for hook in cfg.get("custom_hooks") or []:
         if "switch_epoch" in hook:
             hook.switch_epoch = stretch_epoch(hook.switch_epoch, ratio)
+        if hook["type"] == "StagedTrainingHook":
+            for stage in hook.stages:
+                if stage.get("until_epoch"):
+                    stage.until_epoch = stretch_epoch(stage.until_epoch, ratio)
     for scheduler in cfg.get("param_scheduler") or []:
         stretch_scheduler(scheduler, ratio)
 
@@ -101,16 +111,25 @@ def register_host(cfg: Config) -> None:
     register_host_metrics(scope)
 
 
-def join_processes(cfg: Config, launcher: str) -> None:
-    """Stand under the launcher. Without a GPU the processes talk over gloo, which mmengine does not set up itself."""
+def join_processes(cfg: Config, launcher: str) -> bool:
+    """Stand under the launcher; returns whether it has started this training before, and so has to go on with it.
+
+    Without a GPU the processes talk over gloo. ``env_cfg.dist_cfg.timeout`` says how many seconds to wait for others.
+    """
     if launcher == "slurm":
         read_slurm_environment()
     cfg.launcher = "none" if launcher == "none" else "pytorch"
-    if launcher != "none" and not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo")
-        cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel"))
-        cfg.model_wrapper_cfg.device_ids = None
-        cfg.sync_bn = None  # torch's takes CUDA tensors only
+    if launcher == "none":
+        return False
+    options = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return join_group(options.get("backend", "nccl"), options.get("timeout"))
+    restarted = join_group("gloo", options.get("timeout"))
+    cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel"))
+    cfg.model_wrapper_cfg.device_ids = None
+    cfg.sync_bn = None  # torch's takes CUDA tensors only
+    return restarted
 
 
 def read_slurm_environment() -> None:
@@ -122,11 +141,53 @@ def read_slurm_environment() -> None:
     os.environ.update({name: os.environ[source] for name, source in names.items()})
 
 
+def trust_checkpoints(cfg: Config, resume: str | None) -> None:
+    """Open without restriction the checkpoints that a training names: the one to go on from, those of its config."""
+    if resume is not None:
+        trust(cfg.work_dir if resume == "auto" else resume)
+    if cfg.get("load_from"):
+        trust(cfg.load_from)
+
+    def visit(node):
+        if isinstance(node, (dict, list, tuple)):
+            for value in node.values() if isinstance(node, dict) else node:
+                visit(value)
+        elif isinstance(node, str) and node.endswith(SUFFIXES):
+            trust(node)
+
+    visit(cfg._cfg_dict)
+
+
+def resume_from(cfg: Config, checkpoint: str) -> None:
+    """Let a training go on from a checkpoint or, for "auto", from the latest good one of its work folder."""
+    if checkpoint != "auto":
+        # Missing, broken or unsafe files end here, before mmengine opens them.
+        damage = find_damage(Path(checkpoint)) if Path(checkpoint).exists() else None
+        if damage:
+            raise CommandError(f"{damage}; leave out the path, and the newest good checkpoint is taken")
+        if not Path(checkpoint).is_dir():  # DeepSpeed's
+            read_checkpoint(checkpoint)
+    elif (checkpoint := find_latest(cfg.work_dir)) is None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"nothing to resume in {cfg.work_dir}, starting from the beginning", flush=True)
+        cfg.resume = False
+        return
+    cfg.resume, cfg.load_from = True, str(checkpoint)
+
+
 def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Check the data of these splits, join the other processes and build mmengine's runner."""
     # One process looks for all of them; where it finds a reason to stop, its launcher stops the others.
     if os.environ.get("RANK", "0") == "0":
         check_data(cfg, splits)
-    if not torch.cuda.is_available():
+    set_up_device(cfg)
+    runner = StrategyRunner if cfg.get("strategy") else Runner
+    return tolerate_broken_images(runner.from_cfg(cfg))
+
+
+def set_up_device(cfg: Config) -> None:
+    """What holds for the whole process: TF32 on GPUs, memory that is kept on a CPU."""
+    if torch.cuda.is_available():
+        use_tf32(cfg.get("tf32", True))
+    else:
         keep_freed_memory()
-    return tolerate_broken_images(Runner.from_cfg(cfg))

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint with the config's test data and metrics: COCO mAP for detectors, mIoU for segmentors.
 
   hybrid-dense test configs/demo.py work_dirs/demo/epoch_8.pth
+  hybrid-dense test configs/demo.py model.safetensors                an exported model
   tools/dist_test.sh configs/mask_rcnn_rx50_vit.py work_dirs/mask_rcnn_rx50_vit/epoch_12.pth 8
 
 The figures are printed as tables, with the best and worst classes, and written to metrics.json and metrics.md in the
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hybrid_dense.cli.arguments import add_config_arguments
+from hybrid_dense.cli.arguments import add_config_arguments, add_trust_argument
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", type=Path, help="weights to evaluate (.pth or .safetensors)")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     cfg = load_config(args)
     cfg.load_from, cfg.resume = None, False
-    weights = read_checkpoint(args.checkpoint)
+    weights = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     join_processes(cfg, args.launcher)
     runner = build_runner(cfg, ("test",))
     load_weights(runner.model.module if is_model_wrapper(runner.model) else runner.model, weights)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
+import logging
 import re
 import warnings
 import zipfile
@@ -18,19 +20,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
-_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 # Where the weights lie in a checkpoint; without any of these keys the file itself is the state dict.
 _WEIGHT_KEYS = ("state_dict", "model")
 _EMA_KEYS = ("state_dict_ema", "model_ema")
 # Types of the arrays that training logs hold.
 _ARRAY_TYPES = "?bhilqBHILQefdUS"
+# Under this name the metadata of a `.safetensors` file holds the model card, as JSON.
+CARD_KEY = "hybrid_dense"
+
+# Files, folders and addresses that the user vouches for.
+_trusted: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights by name (on the CPU, `module.` prefixes removed) and the `meta` that mmengine wrote beside them."""
+    """Weights by name (on the CPU, `module.` prefixes removed) and the `meta` that mmengine wrote beside them.
+
+    `meta["card"]` is the model card of an exported file, as JSON has it.
+    """
 
     path: Path
     weights: dict[str, Tensor]
@@ -43,12 +54,30 @@ class Checkpoint:
         return tuple(dataset.get("classes") or dataset.get("CLASSES") or self.meta.get("CLASSES") or ())
 
 
+def trust(source: str | Path) -> None:
+    """Open this file, everything in this folder, or what lies at this address without restriction from now on.
+
+    A file that is opened so can run any code: vouch for nothing that you have not made yourself or examined.
+    """
+    _trusted.add(str(source))
+    if "://" not in str(source):
+        _trusted.add(str(Path(source).expanduser().resolve()))
+
+
+def is_trusted(source: str | Path) -> bool:
+    """Whether the user has vouched for this file or address, or for a folder above the file; see `trust`."""
+    if str(source) in _trusted:
+        return True
+    path = Path(source).expanduser().resolve()
+    return "://" not in str(source) and any(str(place) in _trusted for place in (path, *path.parents))
+
+
 def load_state_dict(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
     """Weights by name from a `.pth`, `.pt` or `.safetensors` file, on the CPU; see `read_checkpoint`."""
     return read_checkpoint(path, ema).weights
 
 
-def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
+def read_checkpoint(path: str | Path, ema: bool = False, trust: bool = False) -> Checkpoint:
     """Read weights and meta of a checkpoint; no code in the file is run.
 
     Args:
@@ -56,28 +85,46 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
             the file's own dict.
         ema: take the averaged weights instead. (mmengine's EMAHook stores the averaged ones as `state_dict`, so there
             both values give the same.)
+        trust: open it without restriction, so that it can run code.
 
     Raises:
         FileNotFoundError: no such file; the message names the nearest ones in the folder.
         ValueError: empty, truncated or unsafe file, or no weights in it.
     """
     path = _existing_file(path)
-    content = safe_load(path)
+    content = safe_load(path, trust)
     weights = _pick_weights(path, content, ema)
     meta = content.get("meta")
     return Checkpoint(path, weights, meta if isinstance(meta, dict) else {})
 
 
-def safe_load(path: str | Path) -> dict:
+def safe_load(path: str | Path, trust: bool = False) -> dict:
     """Everything in a checkpoint file, read by the restricted unpickler; raises as `read_checkpoint` does.
 
     Tensors are on the CPU, and those of a current `.pth` are the mapped file itself: clone what you keep.
     """
     path = _existing_file(path)
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    content = read_file(path, trust=trust, mapped=True)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
     return content
+
+
+def read_file(path: str | Path, map_location="cpu", trust: bool = False, mapped: bool = False) -> object:
+    """What a file of `torch.save` or of safetensors holds, whatever it is; raises as `read_checkpoint` does.
+
+    Args:
+        path: the file.
+        map_location: where tensors go, as `torch.load` takes it; of safetensors only to a device.
+        trust: open it without restriction, as a file that `is_trusted` is opened anyway.
+        mapped: let tensors on the CPU be the mapped file itself, which spares memory while the file stays as it is.
+    """
+    path = _existing_file(path)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, map_location)
+    if trust or is_trusted(path):
+        return _load_anything(path, map_location)
+    return _load_pickle(path, map_location, mapped)
 
 
 def load_weights(model: nn.Module, weights: str | Path | Checkpoint) -> None:
@@ -130,24 +177,45 @@ def _existing_file(path: str | Path) -> Path:
 
 def _list_files(folder: Path, where: str, wanted: str = "") -> str:
     """The checkpoints in a folder as the end of a message, those with the most similar names first."""
-    names = sorted(file.name for file in folder.iterdir() if file.suffix in _SUFFIXES)
+    names = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     names = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or names[-3:]
     return f"; {where}: {', '.join(names)}" if names else f"; there is none {where}"
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(path: Path, map_location) -> dict:
+    """The tensors by name; of a file with a model card, what a training checkpoint would hold: state_dict and meta."""
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ValueError(f"{path} needs the safetensors library: pip install safetensors") from None
+    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, it is no dict
+            card = (file.metadata() or {}).get(CARD_KEY)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
+    if card is None:
+        return tensors
+    try:
+        card = json.loads(card)
+        classes = tuple(map(str, card["classes"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path} has a damaged model card") from None
+    # The file may hold them in fewer bits to be small; what computes with them wants float32.
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return {"state_dict": tensors, "meta": {"dataset_meta": {"classes": classes}, "card": card}}
 
 
-def _load_pickle(path: Path) -> object:
+def _load_anything(path: Path, map_location) -> object:
+    print_log(f"{path} is trusted: opened without restriction, it can run any code", "current", logging.WARNING)
+    try:
+        return torch.load(path, map_location=map_location, weights_only=False)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {error})") from error
+
+
+def _load_pickle(path: Path, map_location, mapped: bool) -> object:
     """A file of `torch.save`, through the restricted unpickler and nothing else."""
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: the run that wrote it was cut off")
@@ -158,7 +226,9 @@ def _load_pickle(path: Path) -> object:
         with torch.serialization.safe_globals(_training_state_globals()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on odd files; the error below says it all
             # Only archives can be mapped; mapping spares the memory of the optimizer's state.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped and is_archive)
+            _refuse_forged_arrays(content, set())
+            return content
     except EOFError:
         raise ValueError(f"{path} is truncated: the run or copy that wrote it was cut off") from None
     # A damaged file can make the readers raise anything; torch's own text advises to open it unrestricted.
@@ -167,7 +237,22 @@ def _load_pickle(path: Path) -> object:
         if not refused:
             raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from None
         name = refused[1] or refused[2].strip()
-        raise ValueError(f"{path} would run code ({name}); refused, nothing was run") from None
+        raise ValueError(
+            f"{path} would run code ({name}); refused, nothing was run. --trust-checkpoint (in Python: trust=True) "
+            "opens it all the same: only if you know who made it"
+        ) from None
+
+
+def _refuse_forged_arrays(value: object, seen: set[int]) -> None:
+    """Raise for an array whose numbers pass for addresses of objects: numpy believes what a pickle says of a type."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.fields or value.dtype.subdtype or value.dtype.hasobject:
+            raise ValueError("an array of numbers with fields of objects")
+    elif isinstance(value, (dict, list, tuple, set, argparse.Namespace)) and id(value) not in seen:
+        seen.add(id(value))
+        items = value.values() if isinstance(value, dict) else vars(value) if hasattr(value, "__dict__") else value
+        for inner in (*items, *getattr(value, "__dict__", {}).values()):
+            _refuse_forged_arrays(inner, seen)
 
 
 def _starts_like_archive(path: Path) -> bool:
@@ -183,11 +268,17 @@ def _training_state_globals() -> list:
     class LogBuffer(HistoryBuffer):
         def __setstate__(self, state):
             # The numbers alone: the original lets a file exchange its methods for the whole process.
-            self.__init__(state["_log_history"], state["_count_history"], state["max_length"])
+            histories = state["_log_history"], state["_count_history"]
+            _refuse_forged_arrays(histories, set())
+            self.__init__(*histories, state["max_length"])
             self.__class__ = HistoryBuffer
 
     def no_method(owner, name):
         """In place of the `getattr` with which log buffers name their methods."""
+
+    def no_bytes():
+        """The data of an empty array, which pickle writes as this call."""
+        return b""
 
     reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     return [
@@ -200,6 +291,7 @@ def _training_state_globals() -> list:
         # Stand-ins: the file names the right-hand side and gets the left.
         (LogBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
         (no_method, "builtins.getattr"),
+        (no_bytes, "builtins.bytes"),
         (dict, "mmengine.config.config.ConfigDict"),
     ]
 
@@ -215,6 +307,10 @@ def _pick_weights(path: Path, content: Mapping, ema: bool) -> OrderedDict[str, T
     if not weights:
         raise ValueError(f"{path} is not a checkpoint: no weights in it, only: {_some(list(found))}")
     # Copies, because the tensors may still be the mapped file, which a training run may overwrite at any time.
+    # A small file may claim huge tensors, by a stride of 0; their copies would not fit into the memory.
+    claimed = next((n for n, v in weights.items() if v.numel() * v.element_size() > v.untyped_storage().nbytes()), None)
+    if claimed is not None:
+        raise ValueError(f"{path} is no checkpoint: {claimed} claims more values than the file holds")
     weights = OrderedDict((_strip(name), value.clone()) for name, value in weights.items())
     if hasattr(found, "_metadata"):  # versions that modules consult to read their older layouts
         weights._metadata = OrderedDict((_strip(f"{name}.")[:-1], v) for name, v in found._metadata.items())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybrid_dense.archs import NUM_STAGES, CNNArch, FeatureSpec
+from hybrid_dense.layers.grouped_conv import GroupedConv2d
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -17,7 +20,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
+        self.conv2 = GroupedConv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -108,6 +111,21 @@ class ResNeXt(nn.Module):
         """The modules of each part by its name, in the order of the forward pass."""
         stages = {f"stage {number}": list(stage) for number, stage in enumerate(self.stages, start=1)}
         return {"stem": [self.conv1, self.bn1, self.maxpool], **stages}
+
+    @property
+    def num_layers(self) -> int:
+        """Layers in the sense of layer-wise decay: the stem, four stages, and what follows the trunk."""
+        return NUM_STAGES + 2
+
+    def get_layer_depth(self, param_name: str) -> int:
+        """The layer of a parameter by its name in this trunk, the stem being 0."""
+        part = self.get_part(param_name)
+        return 0 if part == "stem" else int(part.removeprefix("stages.")) + 1
+
+    def get_part(self, param_name: str) -> str:
+        """``stem`` or ``stages.0`` to ``stages.3``: where a parameter belongs, by its name in this trunk."""
+        stage = re.match(r"layer(\d+)\.", param_name)
+        return f"stages.{int(stage[1]) - 1}" if stage else "stem"
 
     def frozen_modules(self) -> tuple[nn.Module, ...]:
         """What ``frozen_stages`` keeps as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -215,6 +216,30 @@ class ViT(nn.Module):
             for blocks, residual in zip(segments.values(), self.residuals, strict=True):
                 blocks.append(residual)
         return {"embed": [self.patch_embed], **segments}
+
+    @property
+    def num_layers(self) -> int:
+        """Layers in the sense of layer-wise decay: the embedding, the blocks, and what follows the trunk."""
+        return len(self.blocks) + 2
+
+    def get_layer_depth(self, param_name: str) -> int:
+        """The layer of a parameter by its name in this trunk, the embedding being 0.
+
+        As in ViTDet, the last norm and the residual convolutions lie at the top: they follow the blocks, or are new.
+        """
+        block = re.match(r"blocks\.(\d+)\.", param_name)
+        if block:
+            return int(block[1]) + 1
+        return 0 if self.get_part(param_name) == "embed" else self.num_layers - 1
+
+    def get_part(self, param_name: str) -> str:
+        """``embed`` or ``segments.0`` to ``segments.3``: where a parameter belongs, by its name in this trunk."""
+        kind, _, rest = param_name.partition(".")
+        if kind == "blocks":
+            return f"segments.{int(rest.split('.')[0]) * NUM_STAGES // len(self.blocks)}"
+        if kind == "residuals":
+            return f"segments.{rest.split('.')[0]}"
+        return f"segments.{NUM_STAGES - 1}" if kind == "norm" else "embed"
 
     def run_segment(self, index: int, prefix: Prefix, grid: Tensor) -> Tensor:
         """Segment ``index`` over a grid of any size; ``prefix`` is read, and left as the segment's blocks made it."""

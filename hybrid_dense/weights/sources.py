@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlparse
 
-import torch
-from torch import distributed
-
-from hybrid_dense.engine.checkpoint import safe_load
+from hybrid_dense.engine.checkpoint import is_trusted, safe_load
+from hybrid_dense.engine.download import fetch_url, leader_first, mend
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a repository of the Hugging Face hub calls its weights, the preferred first."""
@@ -53,7 +47,7 @@ def read_source(source: str | Path | Mapping) -> Mapping:
         raise ValueError(f"unknown source {source!r}; weights come from {FORMS}")
     path = leader_first(lambda: FETCHERS[scheme](str(source), name))
     try:
-        return safe_load(path)
+        return safe_load(path, trust=is_trusted(source))
     except ValueError as error:
         raise ValueError(f"{error}; it came from {source}, delete it to download it anew") from None
 
@@ -66,39 +60,6 @@ def describe_source(source: str | Path | Mapping) -> str:
 def find_file(path: Path) -> Path:
     """The weights in a folder like a hub snapshot; anything else is returned as it is."""
     return next((path / name for name in HUB_FILES if (path / name).is_file()), path)
-
-
-def leader_first(fetch: Callable[[], Path]) -> Path:
-    """Let one process of each machine download; the others wait, and then find the file there."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return fetch()
-    path = None
-    try:
-        if int(os.environ.get("LOCAL_RANK") or distributed.get_rank()) == 0:
-            path = fetch()
-    finally:  # in a failure too, or the others would wait for ever
-        distributed.barrier()
-    return path or fetch()
-
-
-def fetch_url(source: str, _: str = "") -> Path:
-    """Download a URL into torch's hub cache, unless it is there."""
-    remote = Path(urlparse(source).path)
-    # Eight digits are a date.
-    expected = re.search(r"-(?!\d{8}$)([0-9a-f]{8,64})$", remote.stem)
-    # Without a hash in the name, two addresses may well use the same name for different weights.
-    address = "" if expected else f"-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-    path = Path(torch.hub.get_dir(), "checkpoints", f"{remote.stem}{address}{remote.suffix}")
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(source, str(path), expected[1] if expected else None)
-    except (OSError, HTTPException) as error:
-        raise FileNotFoundError(f"could not download {source} ({one_line(error)}); {mend('it')}") from None
-    except RuntimeError:
-        raise ValueError(f"{source} is not the file that its name says: the hash differs; download it anew") from None
-    return path
 
 
 def fetch_torchvision(source: str, name: str) -> Path:
@@ -138,17 +99,9 @@ def fetch_hub(source: str, name: str) -> Path:
     raise FileNotFoundError(f"could not download {source} ({', '.join(failures)}); {mend('the file')}")
 
 
-def mend(what: str) -> str:
-    return f"check the name and the connection, or download {what} elsewhere and give its path"
-
-
-def one_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
 FETCHERS: dict[str, Callable[[str, str], Path]] = {
-    "http": fetch_url,
-    "https": fetch_url,
+    "http": lambda source, _: fetch_url(source),
+    "https": lambda source, _: fetch_url(source),
     "torchvision": fetch_torchvision,
     "timm": fetch_timm,
     "hf": fetch_hub,

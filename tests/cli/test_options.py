@@ -46,6 +46,7 @@ def test_known_keys_change_values(cfg):
         ("train_dataloader.num_workers", 2),  # torch's DataLoader
         ("randomness.seed", 3),  # the runner
         ("sync_bn", "torch"),
+        ("optim_wrapper.constructor", "HybridLayerDecay"),  # taken out before the wrapper is built
     ],
 )
 def test_parameters_that_the_config_does_not_mention_are_known(cfg, key, value):

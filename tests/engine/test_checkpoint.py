@@ -1,5 +1,6 @@
 """Checkpoints are read without running code, and loaded into a model without silent gaps."""
 
+import argparse
 import os
 import pickle
 import subprocess
@@ -50,6 +51,7 @@ def training_checkpoint(model: nn.Module, **extra) -> dict:
         "message_hub": {
             "log_scalars": {"train/loss": log},
             "runtime_info": {"eta": np.float64(1.5), "ids": np.arange(3), "flags": np.array([True]), "n": np.int64(3)},
+            "nothing": np.array([]),
         },
         "optimizer": torch.optim.AdamW(model.parameters()).state_dict(),
         **extra,
@@ -67,6 +69,7 @@ def test_training_checkpoint_is_read_whole(tmp_path):
     hub = safe_load(path)["message_hub"]
     assert type(hub["log_scalars"]["train/loss"]) is HistoryBuffer
     assert hub["log_scalars"]["train/loss"].mean() == 0.375
+    assert hub["nothing"].shape == (0,)
     assert hub["runtime_info"]["eta"] == 1.5 and hub["runtime_info"]["ids"].tolist() == [0, 1, 2]
 
 
@@ -256,3 +259,32 @@ def test_count_classes_looks_at_heads_alone():
 def test_importing_loads_neither_host():
     code = "import sys, hybrid_dense.engine.checkpoint; sys.exit(bool({'mmdet', 'mmseg'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_array_of_numbers_that_pass_for_addresses_of_objects_is_refused(tmp_path):
+    """numpy takes a pickle's word for what a number type is made of; reading the field would follow the address."""
+
+    class Forged:
+        def __init__(self, inside):
+            self.inside = inside
+
+        def __reduce__(self):
+            return self.inside
+
+    class Type(Forged):
+        pass
+
+    fields = (3, "<", None, ("a",), {"a": (np.dtype("f4"), 0)}, 8, 8, 0)
+    kind = Type((np.dtype, ("f8", False, True), fields))
+    reconstruct = np.empty(0).__reduce__()[0]
+    array = Forged((reconstruct, (np.ndarray, (0,), b"b"), (1, (2,), kind, False, bytes(range(16)))))
+    for place in ({"x": array}, {"meta": {"x": [(array,)]}}, {"args": argparse.Namespace(x=array)}):
+        torch.save({"state_dict": TinyModel().state_dict(), **place}, tmp_path / "forged.pth")
+        with pytest.raises(ValueError, match=r"forged\.pth is damaged or not a checkpoint"):
+            read_checkpoint(tmp_path / "forged.pth")
+
+
+def test_a_small_file_that_claims_huge_weights_is_refused(tmp_path):
+    torch.save({"w": torch.ones(1).expand(10**12)}, tmp_path / "huge.pth")
+    with pytest.raises(ValueError, match="w claims more values than the file holds"):
+        read_checkpoint(tmp_path / "huge.pth")

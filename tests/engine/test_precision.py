@@ -288,16 +288,16 @@ def distributed(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-def run_hook(model, caplog):
+def run_hook(model, caplog, **options):
     """Two runs in a row, as a training and a test after it."""
-    hook = HOOKS.build(dict(type="AutocastHook"))
+    hook = HOOKS.build(dict(type="AutocastHook", **options))
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             hook.before_run(SimpleNamespace(model=model, logger=logging.getLogger("precision")))
 
 
 def test_hook_on_a_device_with_bfloat16(monkeypatch, caplog):
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "computes", lambda device, dtype: True)
     model = build(retinanet()).eval()
     dtypes = layer_dtypes(model)
     run_hook(model, caplog)
@@ -307,7 +307,7 @@ def test_hook_on_a_device_with_bfloat16(monkeypatch, caplog):
 
 
 def test_hook_on_a_device_without_leaves_the_model_alone(monkeypatch, caplog):
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(precision, "computes", lambda device, dtype: False)
     model = build(retinanet()).eval()
     dtypes = layer_dtypes(model)
     run_hook(model, caplog)
@@ -318,7 +318,7 @@ def test_hook_on_a_device_without_leaves_the_model_alone(monkeypatch, caplog):
 
 
 def test_hook_sees_through_distributed_data_parallel(monkeypatch, caplog, distributed):
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "computes", lambda device, dtype: True)
     model = build(retinanet()).train()
     dtypes = layer_dtypes(model)
     images, samples = draw_batch()
@@ -331,11 +331,102 @@ def test_hook_sees_through_distributed_data_parallel(monkeypatch, caplog, distri
     assert next(model.parameters()).grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("capability", "native"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
-def test_cpu_computes_bfloat16_where_it_has_the_instructions(monkeypatch, capability, native):
+@pytest.mark.parametrize(
+    ("capability", "bfloat16", "float16"),
+    [
+        ("avx512_bf16", True, False),
+        ("amx_bf16", True, False),
+        ("avx512_fp16", False, True),
+        ("amx_fp16", False, True),
+        ("avx2", False, False),
+    ],
+)
+def test_cpu_computes_what_it_has_the_instructions_for(monkeypatch, capability, bfloat16, float16):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
-    assert precision.computes_bfloat16(torch.device("cpu")) is native
+    assert precision.computes(torch.device("cpu"), torch.bfloat16) is bfloat16
+    assert precision.computes(torch.device("cpu"), torch.float16) is float16
 
 
-def test_other_devices_stay_at_float32():
-    assert not precision.computes_bfloat16(torch.device("mps"))
+@pytest.mark.parametrize(("capability", "native"), [((6, 1), False), ((7, 0), True), ((9, 0), True)])
+def test_gpus_compute_float16_from_volta_on(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.computes(torch.device("cuda"), torch.float16) is native
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_devices_stay_at_float32(dtype):
+    assert not precision.computes(torch.device("mps"), dtype)
+
+
+def test_hook_computes_in_float16_where_the_device_does(monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(precision, "computes", lambda device, dtype: asked.append(dtype) or True)
+    model = build(retinanet()).eval()
+    dtypes = layer_dtypes(model)
+    run_hook(model, caplog, dtype="float16")
+    outputs = first_output(model, draw_batch()[0])
+    assert set(asked) == {torch.float16} and set(dtypes.values()) == {torch.float16}
+    assert outputs.dtype == torch.float32
+    assert "float16 autocast in: backbone, neck, bbox_head" in caplog.text
+
+
+def test_hook_names_the_types_it_knows():
+    with pytest.raises(ValueError, match="dtype 'float32' is neither bfloat16 nor float16; float32 needs no hook"):
+        HOOKS.build(dict(type="AutocastHook", dtype="float32"))
+
+
+@pytest.mark.parametrize("covered", [False, True])
+def test_exchanging_a_forward_keeps_autocast_around_it(covered):
+    model = build(retinanet()).eval()
+    images, _ = draw_batch()
+    if covered:
+        autocast_modules(model)
+    plain, ran = first_output(model, images), []
+
+    def exchange(forward):
+        return lambda *inputs: ran.append(torch.is_autocast_enabled("cpu")) or forward(*inputs)
+
+    precision.exchange_forward(model.backbone, exchange)
+    assert torch.equal(first_output(model, images), plain)
+    assert ran == [covered]
+
+
+@pytest.fixture
+def kept_tf32():
+    """Restores the process's settings."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_tf32_is_for_gpus_and_leaves_cpus_alone(on, kept_tf32):
+    on_cpu = torch.backends.mkldnn.matmul.fp32_precision
+    precision.use_tf32(on)
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is on
+    assert torch.backends.mkldnn.matmul.fp32_precision == on_cpu
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: TF32 rounds nothing")
+def test_tf32_rounds_products_on_a_gpu(kept_tf32):
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU is older than Ampere: it has no TF32")
+    factors = torch.randn(2, 256, 256, device="cuda")
+    products = []
+    for on in (False, True):
+        precision.use_tf32(on)
+        products.append(factors[0] @ factors[1])
+    assert not torch.equal(*products)
+    assert torch.allclose(*products, atol=0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: float16 trains there")
+def test_a_float16_step_on_a_gpu(caplog):
+    model = build(retinanet()).cuda().train()
+    dtypes = layer_dtypes(model)
+    run_hook(model, caplog, dtype="float16")
+    images, samples = draw_batch()
+    loss = total_loss(model, images.cuda(), [sample.to("cuda") for sample in samples])
+    loss.backward()
+    assert set(dtypes.values()) == {torch.float16}
+    assert loss.isfinite()

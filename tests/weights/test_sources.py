@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from hybrid_dense.archs import CNN_ARCHS, CNNArch
+from hybrid_dense.engine import download
 from hybrid_dense.engine.checkpoint import safe_load
+from hybrid_dense.engine.download import leader_first
 from hybrid_dense.weights import sources
-from hybrid_dense.weights.sources import TORCHVISION_FILES, fetch_torchvision, leader_first, read_source
+from hybrid_dense.weights.sources import TORCHVISION_FILES, fetch_torchvision, read_source
 
 WEIGHTS = {"w": torch.arange(4.0)}
 
@@ -269,9 +271,9 @@ def test_a_missing_hub_library_names_the_mend(monkeypatch):
 @pytest.mark.parametrize("local_rank", ["0", "1"])
 def test_one_process_of_a_machine_downloads_first(monkeypatch, local_rank):
     events = []
-    monkeypatch.setattr(sources.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(sources.distributed, "get_rank", lambda: 5)
-    monkeypatch.setattr(sources.distributed, "barrier", lambda: events.append("barrier"))
+    monkeypatch.setattr(download.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(download.distributed, "get_rank", lambda: 5)
+    monkeypatch.setattr(download.distributed, "barrier", lambda: events.append("barrier"))
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert leader_first(lambda: events.append("fetch") or "path") == "path"
     assert events == (["fetch", "barrier"] if local_rank == "0" else ["barrier", "fetch"])
@@ -279,8 +281,8 @@ def test_one_process_of_a_machine_downloads_first(monkeypatch, local_rank):
 
 def test_a_failed_download_does_not_leave_the_others_waiting(monkeypatch):
     events = []
-    monkeypatch.setattr(sources.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(sources.distributed, "barrier", lambda: events.append("barrier"))
+    monkeypatch.setattr(download.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(download.distributed, "barrier", lambda: events.append("barrier"))
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(FileNotFoundError):
         leader_first(lambda: safe_load("/nowhere/w.pth"))

@@ -1,0 +1,71 @@
+"""What a checkpoint needs beside mmengine's content for a training to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from hybrid_dense.engine.random_states import read_random_states, restore_random_states
+
+
+class ExactResumeHook(Hook):
+    """Saves, and on resuming restores, the place in the data, the random states and gradients that no step has used.
+
+    It belongs to `ExactEpochLoop` and `ExactIterLoop`, which bring it along. In a checkpoint's ``hybrid_dense``:
+
+    - ``sampler``: epoch and batch that come next, and the seeds of order and samples; the same for all processes.
+    - ``random_states``: the generators of the process that saved, for what draws outside of steps. Steps are seeded one
+      by one, in every process.
+    - ``gradients``: by parameter, where the checkpoint was written between the steps of an accumulation. With several
+      processes they are those of the first, which then stand for all: a good estimate, but not bit for bit.
+    """
+
+    # Behind hooks that draw random numbers before training, and behind the checkpoint hook, which says how far it is.
+    priority = "LOWEST"
+
+    def __init__(self):
+        self.loaded: dict | None = None
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        ours, meta = checkpoint.setdefault("hybrid_dense", {}), checkpoint["meta"]
+        ours["sampler"] = runner.train_loop.describe_place(meta["epoch"], meta["iter"])
+        ours["random_states"] = read_random_states()
+        if gradients := _read_gradients(_unwrap(runner.model), checkpoint.get("state_dict", {})):
+            ours["gradients"] = gradients
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.loaded = checkpoint.get("hybrid_dense", {})
+
+    def before_train(self, runner) -> None:
+        loaded, self.loaded = self.loaded, None
+        # Weights to start from, and not a training to resume, leave the loop at 0.
+        if runner.epoch == runner.iter == 0:
+            return
+        loaded = loaded or {}
+        runner.train_loop.take_up(loaded.get("sampler"))
+        if "random_states" in loaded:
+            restore_random_states(loaded["random_states"])
+        if "gradients" in loaded:
+            _restore_gradients(_unwrap(runner.model), loaded["gradients"])
+            print_log("gradients of the step that was being accumulated are restored", "current")
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _read_gradients(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of whole parameters, on the CPU; those of shards would fit no other process."""
+    return {
+        name: parameter.grad.cpu()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and name in weights and weights[name].shape == parameter.shape
+    }
+
+
+def _restore_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter, copy=True)  # not in the file, which loading may have mapped
