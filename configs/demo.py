@@ -6,5 +6,5 @@ _base_ = [
     "_base_/runtime/detection.py",
 ]
 model = dict(roi_head=dict(bbox_head=dict(num_classes=6), mask_head=dict(num_classes=6)))
-default_hooks = dict(logger=dict(interval=16), checkpoint=dict(max_keep_ckpts=1, save_best=None))
+default_hooks = dict(logger=dict(interval=16), checkpoint=dict(max_keep_ckpts=2, save_best=None))
 randomness = dict(seed=0)

@@ -16,5 +16,5 @@ model = dict(
 # Pixels take longer to learn than boxes.
 train_cfg = dict(max_epochs=10, val_interval=5)
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=10, T_max=10)]
-default_hooks = dict(logger=dict(interval=16), checkpoint=dict(max_keep_ckpts=1, save_best=None))
+default_hooks = dict(logger=dict(interval=16), checkpoint=dict(max_keep_ckpts=2, save_best=None))
 randomness = dict(seed=0)

@@ -65,7 +65,7 @@ def add_speed_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="torch.compile for backbone and neck, which takes minutes at the start; what cannot be compiled runs as ever",
+        help="torch.compile for backbone and neck: minutes at the start; what cannot be compiled runs as ever",
     )
     group.add_argument(
         "--tf32",

@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
     from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
     from hybrid_dense.engine.equip import equip
-    from hybrid_dense.engine.files import find_latest, stopping_on_full_disk
+    from hybrid_dense.engine.full_disk import stopping_on_full_disk
+    from hybrid_dense.engine.latest import find_latest
     from hybrid_dense.report.curves import save_curves
     from hybrid_dense.report.gallery import save_gallery
 

@@ -43,23 +43,29 @@ def choose_batch(cfg: Config) -> None:
     """
     file = Path(cfg.work_dir) / BATCH_FILE
     batch = [None]
-    if cfg.get("resume"):
-        if not file.is_file():
-            raise CommandError(f"--auto-batch did not choose the batch of {cfg.work_dir}; to go on, leave it out")
-        batch = [json.loads(file.read_text())["batch"]]
-        _say(f"batch {batch[0]}, as --auto-batch chose when this training began ({file})")
-    elif get_rank() == 0:
-        check_data(cfg, ("train",))
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        device = int(os.environ.get("LOCAL_RANK", 0))
-        search = find_batch(cfg, build_rehearsal, device, get_world_size(), local)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(dict(batch=search.batch, budget=search.budget)))
-        print_search(search)
-        batch = [search.batch]
+    if get_rank() == 0:
+        batch = [_read_batch(cfg, file) if cfg.get("resume") else _search_batch(cfg, file)]
     broadcast_object_list(batch)
     cfg.train_dataloader.batch_size = batch[0]
     _say(describe_rate(cfg))
+
+
+def _read_batch(cfg: Config, file: Path) -> int:
+    if not file.is_file():
+        raise CommandError(f"--auto-batch did not choose the batch of {cfg.work_dir}; to go on, leave it out")
+    batch = json.loads(file.read_text())["batch"]
+    print(f"batch {batch}, as --auto-batch chose when this training began ({file})", flush=True)
+    return batch
+
+
+def _search_batch(cfg: Config, file: Path) -> int:
+    check_data(cfg, ("train",))
+    local, device = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    search = find_batch(cfg, build_rehearsal, device, get_world_size(), local)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(dict(batch=search.batch, budget=search.budget)))
+    print_search(search)
+    return search.batch
 
 
 def print_search(search: BatchSearch) -> None:

@@ -24,7 +24,7 @@ from hybrid_dense.data.tolerant import tolerate_broken_images
 from hybrid_dense.engine.allocator import keep_freed_memory
 from hybrid_dense.engine.checkpoint import SUFFIXES, read_checkpoint, trust
 from hybrid_dense.engine.distributed import join_group
-from hybrid_dense.engine.files import find_damage, find_latest
+from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.precision import use_tf32
 from hybrid_dense.engine.strategies import StrategyRunner
 from hybrid_dense.evaluation import register_host_metrics

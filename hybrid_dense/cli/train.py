@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.engine.determinism import make_deterministic, weights_hash
     from hybrid_dense.engine.distributed import no_restart_for_mistakes
     from hybrid_dense.engine.equip import equip
-    from hybrid_dense.engine.files import find_latest, stopping_on_full_disk
+    from hybrid_dense.engine.full_disk import stopping_on_full_disk
+    from hybrid_dense.engine.latest import find_latest
     from hybrid_dense.engine.sharding import whole_weights
     from hybrid_dense.engine.strategies import set_strategy
 

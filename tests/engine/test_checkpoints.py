@@ -12,11 +12,11 @@ from mmengine.runner import Runner
 from toy_training import STEPS, Scores, build, checkpoints, train
 
 import hybrid_dense.engine.hooks.checkpoints as module
-from hybrid_dense.engine import files
+from hybrid_dense.engine import files, full_disk, latest
 from hybrid_dense.engine.checkpoint import safe_load
 from hybrid_dense.engine.equip import equip
-from hybrid_dense.engine.files import find_damage, find_latest
 from hybrid_dense.engine.hooks import AtomicCheckpointHook
+from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
 both_runners = pytest.mark.parametrize("flexible", [False, True], ids=["Runner", "FlexibleRunner"])
@@ -76,9 +76,9 @@ def events(monkeypatch) -> list[str]:
 
     recorded("put_in_place", "write")
     recorded("remove", "remove")
-    plain_note = files.note_latest
+    plain_note = latest.note_latest
     monkeypatch.setattr(
-        files, "note_latest", lambda work_dir, path: (plain_note(work_dir, path), happened.append(f"note {path.name}"))
+        latest, "note_latest", lambda work_dir, path: (plain_note(work_dir, path), happened.append(f"note {path.name}"))
     )
     return happened
 
@@ -161,7 +161,7 @@ def test_a_full_disk_stops_the_run_with_a_line_and_leaves_what_was_there(tmp_pat
     again = build(tmp_path, 3, scores=Scores((0.2, 0.3)), checkpoint=options, ballast=2**18, resume=True)
     with pytest.raises(TrainingStopped) as stop:
         again.train()
-    assert stop.value.code == files.WRITE_FAILED != 0
+    assert stop.value.code == full_disk.WRITE_FAILED != 0
     message = stop.value.message
     assert "\n" not in message and str(tmp_path) in message and "about 1.0 MiB needed" in message
     assert "MiB free" in message and message.endswith("--resume auto")
@@ -280,11 +280,11 @@ def test_the_folder_of_another_training_is_only_read(tmp_path):
     options = dict(save_best="auto", published_keys=["meta", "state_dict"], max_keep_ckpts=1)
     with pytest.raises(Killed):
         train(tmp_path / "other", 3, scores=Scores((0.5, 0.4)), checkpoint=options, hooks=[At(2 * STEPS + 1, kill)])
-    before = {path: path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "other").iterdir() if path.is_file()}
     resumed = dict(resume=True, load_from=str(tmp_path / "other" / "epoch_2.pth"))
     train(tmp_path / "worse", 3, scores=Scores((0.3,)), checkpoint=options, **resumed)
     train(tmp_path / "better", 3, scores=Scores((0.6,)), checkpoint=options, **resumed)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in (tmp_path / "other").iterdir() if path.is_file()}
 
 
 def test_a_checkpoint_of_mmengines_own_hook_is_understood(tmp_path):

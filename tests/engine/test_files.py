@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybrid_dense.engine import files
-from hybrid_dense.engine.files import find_damage, find_latest, put_in_place, temporary_path
+from hybrid_dense.engine import files, full_disk, latest
+from hybrid_dense.engine.files import put_in_place, temporary_path
+from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
 
@@ -180,23 +181,23 @@ def test_clean_up_removes_what_killed_runs_leave_and_nothing_else(tmp_path):
 def test_a_full_disk_is_one_line_with_what_is_needed_and_free(tmp_path):
     free = shutil.disk_usage(tmp_path).free / 2**20
     error = OSError(errno.ENOSPC, "No space left on device")
-    line = files.describe_failure(tmp_path / "not" / "there" / "epoch_3.pth", error, "go on", needed=3 * 2**20)
+    line = full_disk.describe_failure(tmp_path / "not" / "there" / "epoch_3.pth", error, "go on", needed=3 * 2**20)
     assert "\n" not in line and str(tmp_path / "not" / "there" / "epoch_3.pth") in line
     assert "about 3.0 MiB needed" in line and line.endswith("go on with: go on")
     assert abs(float(line.split(" MiB free")[0].split()[-1]) - free) < 500
-    assert "disk is full" in files.describe_failure(tmp_path / "x", OSError(errno.EDQUOT, "quota"), "go on")
+    assert "disk is full" in full_disk.describe_failure(tmp_path / "x", OSError(errno.EDQUOT, "quota"), "go on")
 
 
 def test_another_failure_is_not_called_a_full_disk(tmp_path):
-    line = files.describe_failure(tmp_path / "x", PermissionError(errno.EACCES, "Permission denied"), "go on")
+    line = full_disk.describe_failure(tmp_path / "x", PermissionError(errno.EACCES, "Permission denied"), "go on")
     assert "Permission denied" in line and "full" not in line
 
 
 def test_any_writer_that_finds_the_disk_full_stops_the_training(tmp_path):
-    with pytest.raises(TrainingStopped) as stop, files.stopping_on_full_disk(tmp_path):
+    with pytest.raises(TrainingStopped) as stop, full_disk.stopping_on_full_disk(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "scalars.json"))
-    assert stop.value.code == files.WRITE_FAILED and str(tmp_path / "scalars.json") in stop.value.message
-    with pytest.raises(PermissionError), files.stopping_on_full_disk(tmp_path):
+    assert stop.value.code == full_disk.WRITE_FAILED and str(tmp_path / "scalars.json") in stop.value.message
+    with pytest.raises(PermissionError), full_disk.stopping_on_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -212,14 +213,14 @@ def work_dir(tmp_path) -> Path:
     for number in (11, 9, 10):
         save(folder / f"epoch_{number}.pth", number)
     save(folder / "best_acc_epoch_11.pth", 11)
-    files.note_latest(folder, folder / "epoch_11.pth")
+    latest.note_latest(folder, folder / "epoch_11.pth")
     return folder
 
 
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     said = []
-    monkeypatch.setattr(files, "print_log", lambda message, logger, level: said.append(message))
+    monkeypatch.setattr(latest, "print_log", lambda message, logger, level: said.append(message))
     return said
 
 
@@ -308,7 +309,7 @@ def test_where_all_are_bad_it_says_so_instead_of_starting_over(work_dir):
 
 def test_what_is_later_than_the_named_one_is_of_another_branch(work_dir):
     """Someone went back to epoch 10 by hand, and that file broke: epoch 11 was not its successor."""
-    files.note_latest(work_dir, work_dir / "epoch_10.pth")
+    latest.note_latest(work_dir, work_dir / "epoch_10.pth")
     assert find_latest(work_dir) == work_dir / "epoch_10.pth"
     cut(work_dir / "epoch_10.pth")
     assert find_latest(work_dir) == work_dir / "epoch_9.pth"
@@ -356,7 +357,7 @@ def test_checkpoints_may_lie_in_another_folder(tmp_path, warnings):
     work_dir.mkdir()
     out_dir.mkdir()
     save(out_dir / "epoch_1.pth", 1)
-    files.note_latest(work_dir, save(out_dir / "epoch_2.pth", 2))
+    latest.note_latest(work_dir, save(out_dir / "epoch_2.pth", 2))
     assert find_latest(work_dir) == out_dir / "epoch_2.pth"
     assert find_latest(work_dir.rename(tmp_path / "moved")) == out_dir / "epoch_2.pth"
     cut(out_dir / "epoch_2.pth")
@@ -375,7 +376,7 @@ def test_folders_of_shards_are_found_and_checked(tmp_path, warnings):
         path = tmp_path / f"epoch_{number}.pth"
         write_folder(temporary_path(path), "new")
         put_in_place(temporary_path(path), path)
-    files.note_latest(tmp_path, path)
+    latest.note_latest(tmp_path, path)
     assert find_latest(tmp_path) == tmp_path / "epoch_10.pth"
     (tmp_path / "epoch_10.pth" / "shard1.pt").unlink()
     assert find_latest(tmp_path) == tmp_path / "epoch_9.pth"
@@ -386,7 +387,7 @@ def test_a_folder_moved_aside_for_a_new_one_is_put_back(tmp_path):
     path = tmp_path / "epoch_1.pth"
     write_folder(temporary_path(path), "old")
     put_in_place(temporary_path(path), path)
-    files.note_latest(tmp_path, path)
+    latest.note_latest(tmp_path, path)
     path.rename(temporary_path(path.with_name("epoch_1.pth.replaced")))
     assert find_latest(tmp_path) == path
 

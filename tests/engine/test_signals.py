@@ -11,7 +11,7 @@ import watched_training as training
 from mmengine.runner import FlexibleRunner, Runner
 
 from hybrid_dense.engine.checkpoint import safe_load
-from hybrid_dense.engine.files import find_damage, find_latest
+from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
 SLOW = {"all": {"seconds": 0.05}}

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from hybrid_dense.engine.files import find_latest
+from hybrid_dense.engine.latest import find_latest
 
 IMAGES, BATCH = 8, 2
 STEPS = IMAGES // BATCH

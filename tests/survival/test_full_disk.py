@@ -12,7 +12,8 @@ from processes import mount_small_disk, start
 from toy_training import build, train
 
 from hybrid_dense.engine.checkpoint import load_state_dict
-from hybrid_dense.engine.files import WRITE_FAILED, find_damage, find_latest, stopping_on_full_disk
+from hybrid_dense.engine.full_disk import WRITE_FAILED, stopping_on_full_disk
+from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
 # Of float32: 4 MiB a checkpoint. The disk has 16.

@@ -14,8 +14,8 @@ from processes import fork, start
 from toy_training import STEPS, Scores, checkpoints, train
 
 from hybrid_dense.engine.checkpoint import safe_load
-from hybrid_dense.engine.files import find_damage, find_latest
 from hybrid_dense.engine.hooks import AtomicCheckpointHook
+from hybrid_dense.engine.latest import find_damage, find_latest
 
 KILLS = 20
 # Of float32: 6 MiB a checkpoint, so that saving takes longer than training.

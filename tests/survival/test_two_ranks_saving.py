@@ -12,8 +12,9 @@ from toy_training import STEPS, build, checkpoints, train
 
 from hybrid_dense.engine import files
 from hybrid_dense.engine.checkpoint import safe_load
-from hybrid_dense.engine.files import WRITE_FAILED, find_damage, find_latest
+from hybrid_dense.engine.full_disk import WRITE_FAILED
 from hybrid_dense.engine.hooks import AtomicCheckpointHook
+from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
 

@@ -13,7 +13,7 @@ from mmengine.runner import Runner, save_checkpoint
 from torch import Tensor
 from torch.nn import Parameter
 
-from hybrid_dense.engine import files
+from hybrid_dense.engine import files, full_disk, latest
 from hybrid_dense.engine.checkpoint import safe_load
 from hybrid_dense.engine.hook_states import collect_states, restore_states
 from hybrid_dense.engine.resume_command import resume_command
@@ -30,7 +30,7 @@ class AtomicCheckpointHook(CheckpointHook):
     - A checkpoint, the best ones included, is there whole or not at all, its SHA-256 beside it. Then older ones go.
     - A disk that is full stops the training on every rank with one line; what was saved before is untouched.
     - `last_checkpoint` holds a name relative to the work folder, and nothing in a checkpoint minds if the folder moves.
-    - ``resume=True`` without a path goes on from the latest checkpoint that is whole (`engine.files.find_latest`). A
+    - ``resume=True`` without a path goes on from the latest checkpoint that is whole (`engine.latest.find_latest`). A
       FlexibleRunner asks no hook before it resumes: name it what `find_latest` finds as ``load_from``, as `train` does.
     - State of other hooks that mmengine leaves out is saved too (`engine.hook_states`).
 
@@ -46,9 +46,9 @@ class AtomicCheckpointHook(CheckpointHook):
         # mmengine's own search takes a relative name for a path from the current folder, and any file for a whole one.
         # A FlexibleRunner has done it by now.
         if runner._resume and runner._load_from is None and isinstance(runner, Runner):
-            latest = files.find_latest(runner.work_dir)
-            runner._resume, runner._load_from = latest is not None, latest and str(latest)
-            if latest is None:
+            found = latest.find_latest(runner.work_dir)
+            runner._resume, runner._load_from = found is not None, found and str(found)
+            if found is None:
                 runner.logger.info(f"nothing to resume in {runner.work_dir}, starting from the beginning")
         starts = all_gather_object(str(runner._load_from) if runner._resume else "the beginning")
         if len(set(starts)) > 1:
@@ -164,7 +164,7 @@ class AtomicCheckpointHook(CheckpointHook):
             files.put_in_place(temporary, published)
         except OSError as error:
             files.discard_temporary(path)
-            self._stop(runner, files.describe_failure(path, error, _command(runner)))
+            self._stop(runner, full_disk.describe_failure(path, error, _command(runner)))
         runner.logger.info(f"{path} is published as {published}")
 
     def _save_last(self, runner, name: str, meta: dict) -> None:
@@ -172,14 +172,14 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
         self._write(runner, name, meta, by_epoch=self.by_epoch, **options, **self.args)
-        self._try(runner, Path(runner.work_dir, files.LATEST), lambda: self._note(runner))
+        self._try(runner, Path(runner.work_dir, latest.LATEST), lambda: self._note(runner))
 
     @master_only
     def _note(self, runner) -> None:
         if self._is_local:
-            files.note_latest(Path(runner.work_dir), Path(self.last_ckpt))
+            latest.note_latest(Path(runner.work_dir), Path(self.last_ckpt))
         else:
-            files.write_text(Path(runner.work_dir, files.LATEST), self.last_ckpt)
+            files.write_text(Path(runner.work_dir, latest.LATEST), self.last_ckpt)
 
     def _write(self, runner, name: str, meta: dict, **options) -> None:
         """Write one checkpoint, whole or not at all; every rank returns when it is there, or stops."""
@@ -213,13 +213,13 @@ class AtomicCheckpointHook(CheckpointHook):
         if failures:
             if is_main_process():
                 files.discard_temporary(path)
-            if failure is not None and not files.is_write_failure(failure):
+            if failure is not None and not full_disk.is_write_failure(failure):
                 raise failure
-            self._stop(runner, files.describe_failure(path, failures[0], _command(runner), self._needed))
+            self._stop(runner, full_disk.describe_failure(path, failures[0], _command(runner), self._needed))
 
     def _stop(self, runner, message: str) -> None:
         runner.logger.error(message)
-        raise TrainingStopped(files.WRITE_FAILED, message)
+        raise TrainingStopped(full_disk.WRITE_FAILED, message)
 
     def _prune(self, runner, outdated: list[str], keep: list[str] = ()) -> None:
         """Remove checkpoints that the latest, now safely there, has made superfluous."""
