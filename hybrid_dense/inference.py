@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from hybrid_dense.channels import fill_channels
 from hybrid_dense.config_file import read_config
 from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
-from hybrid_dense.engine.checkpoint import Checkpoint, count_classes, load_weights, read_checkpoint
+from hybrid_dense.engine.checkpoint import Checkpoint, read_checkpoint
+from hybrid_dense.engine.model_weights import count_classes, load_weights
 from hybrid_dense.model_card import find_test_dataset, read_card
 from hybrid_dense.prediction import Prediction
 
@@ -105,7 +106,7 @@ class Predictor:
         self._read_file, self._prepare = _build_pipeline(config)
         self.model = _build_model(config)
         if checkpoint is None:
-            _initialise(self.model)
+            initialise(self.model)
         else:
             load_weights(self.model, checkpoint)
         trained_on = () if checkpoint is None else checkpoint.class_names
@@ -301,7 +302,7 @@ def _build_model(config) -> nn.Module:
         return revert_sync_batchnorm(MODELS.build(config.model))
 
 
-def _initialise(model: nn.Module) -> None:
+def initialise(model: nn.Module) -> None:
     """The host's own initialisation, without its log line for each parameter."""
     from mmengine.logging import MMLogger
 

@@ -30,6 +30,30 @@ def test_links_and_named_files_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_into_pages_meet_a_heading(page):
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = [
+        target.split("#") for target in re.findall(r"\]\(([^)]*\.md#[^)]+|#[^)]+)\)", prose) if "://" not in target
+    ]
+    missing = [
+        f"{file}#{heading}" for file, heading in links if heading not in headings(page.parent / file if file else page)
+    ]
+    assert not missing
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page as GitHub puts them into addresses."""
+    lines = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_pages_named_in_the_code_exist():
+    files = [path for folder in ("hybrid_dense", "tools", "configs") for path in (PROJECT / folder).rglob("*.py")]
+    named = {name for path in files for name in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text())}
+    assert not [name for name in named if not (PROJECT / name).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_commands_named_on_a_page_exist(page):
     from hybrid_dense.cli import COMMANDS
 

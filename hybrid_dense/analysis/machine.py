@@ -113,20 +113,6 @@ def limit_memory(device: torch.device, size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_status("VmData") + size, resource.RLIM_INFINITY))
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that a new process may take without pushing others out."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    # A container may have less than the machine.
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: the GPU's, the CPU allocator's or Python's."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

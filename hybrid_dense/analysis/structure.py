@@ -68,10 +68,3 @@ def shape(inputs: tuple, output) -> tuple[int, int, int]:
     if output.dim() == 3:  # tokens, called with the size of their grid
         return output.shape[-1], *inputs[1]
     return tuple(output.shape[1:])
-
-
-def total_of(parts: list[Part], *kinds: str) -> Part:
-    """The sum of the parts whose names begin with one of ``kinds``."""
-    chosen = [part for part in parts if part.name.startswith(kinds)]
-    name = " + ".join(kinds)
-    return Part(name, None, sum(part.parameters for part in chosen), sum(part.flops for part in chosen))

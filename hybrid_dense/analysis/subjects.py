@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hybrid_dense.archs import CNN_ARCHS, VIT_ARCHS
 from hybrid_dense.channels import filled
+from hybrid_dense.config_file import DATA, PYTHON
 
-CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 # A trunk alone is that of the plain backbone of a variant; the other half of the variant is not built.
 TRUNKS = {"cnn": ("PlainResNeXt", CNN_ARCHS, "{}_vit_pico"), "vit": ("PlainViT", VIT_ARCHS, "rxnano_vit_{}")}
 # Arguments of a hybrid that are none of its trunks'.
@@ -77,7 +77,7 @@ def parse_subject(text: str) -> Subject:
     if text.startswith(("dict(", "{")):
         config = parse_config(text)
         return Subject(title(config), "backbone", config, scope=scope_of(config))
-    if text.endswith(CONFIG_SUFFIXES):
+    if text.endswith((PYTHON, *DATA)):
         return Subject(text, "model", path=text)
     head, _, rest = text.partition(":")
     size, _, options = rest.partition(":")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from hybrid_dense.analysis.complexity import count_flops, count_parameters
 from hybrid_dense.analysis.machine import MemoryMeter, state_bytes
 
-MODES = ("train", "infer")
 # Operations of a step, in forward passes: the backward computes gradients of inputs and of weights.
 PASSES = {"train": 3, "infer": 1}
 

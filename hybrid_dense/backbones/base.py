@@ -133,10 +133,6 @@ class Backbone(BaseModule, ABC):
         trunk, _, rest = name.partition(".")
         return f"{trunk}.{getattr(self, trunk).get_part(rest)}" if trunk in ("cnn", "vit") else "fusion"
 
-    def get_branch(self, param_name: str, prefix: str = "") -> str:
-        """``cnn``, ``vit`` or ``fusion``: the first word of ``get_part``."""
-        return self.get_part(param_name, prefix).split(".")[0]
-
     def prepare(self, images: Tensor) -> Tensor:
         """Refuse what cannot work, and lay the images out channels_last."""
         if images.dim() != 4 or images.shape[1] != self.in_channels:

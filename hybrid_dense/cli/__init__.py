@@ -9,11 +9,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.stop import INTERRUPTED, WRONG_INPUT, TrainingStopped, is_misspelt_parameter
 from hybrid_dense.version import __version__
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 COMMANDS = {
     "train": "train a config, on CPU or GPU, alone or under a launcher",
@@ -39,7 +36,7 @@ class CommandError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 done and found wanting or failed, 2 wrong use or input.
 
-    A training that stops with everything saved has codes of its own (docs/training.md).
+    A training that stops with everything saved has codes of its own (docs/resilience.md).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
@@ -81,12 +78,11 @@ def run(command, args: argparse.Namespace) -> int:
         sys.last_value = error  # as after any exception: do not wait for the others at the end
         return 1
     except (CommandError, ValueError, OSError, TypeError) as error:
-        # A misspelt parameter in a config file is the one TypeError that is the user's.
-        ours = isinstance(error, TypeError) and "unexpected keyword argument" not in str(error)
+        ours = isinstance(error, TypeError) and not is_misspelt_parameter(error)
         if ours or os.environ.get("HYBRID_DENSE_TRACEBACK"):
             raise
         print(f"hybrid-dense: error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
 
 
 def _missing_ranks(error: RuntimeError) -> str:

@@ -18,20 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
-import shlex
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 EXAMPLE = "ParallelResNeXtViT:rx50_vit_s"
-GIB = 2**30
-FIRST_STEP_LIMIT = 600.0
-# Where the output is no terminal, a table may be this wide.
-WIDTH = 160
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
 
     if args.memory_of:
+        from hybrid_dense.cli.benchmark_memory import answer_memory
+
         return answer_memory(json.loads(args.memory_of))
     if args.subjects + [True] * args.startup and args.pipeline or args.subjects and args.startup:
         raise CommandError("subjects, --pipeline and --startup are three different measurements; choose one")
@@ -84,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise CommandError(f"--{name} {getattr(args, name)} is not a positive number")
     if args.startup:
+        from hybrid_dense.cli.benchmark_startup import measure_startup
+
         return measure_startup(args)
     if args.pipeline:
+        from hybrid_dense.cli.benchmark_pipeline import measure_pipeline
+
         return measure_pipeline(args)
     return measure_speed(args)
-
-
-# ---------------------------------------------------------------------------------------------- speed of networks
 
 
 def measure_speed(args: argparse.Namespace) -> int:
@@ -99,6 +91,8 @@ def measure_speed(args: argparse.Namespace) -> int:
     import hybrid_dense
     from hybrid_dense.analysis.benchmark import run_benchmark, synchronizer
     from hybrid_dense.analysis.machine import Gemm
+    from hybrid_dense.cli.benchmark_memory import memory_measurer
+    from hybrid_dense.cli.benchmark_report import GIB, progress_bar, report
     from hybrid_dense.engine.allocator import keep_freed_memory
 
     hybrid_dense.register_all_modules()
@@ -252,364 +246,3 @@ def choose_dtype(name: str | None, device):
 
 def name_of(dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def progress_bar():
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    return Progress(*columns, console=Console(stderr=True))
-
-
-# ---------------------------------------------------------------------------------------------- memory
-
-
-def memory_measurer(subjects: list, workloads: dict, order: dict, bar, task):
-    """A function from (subject, size, mode) to peak bytes: in this process on a GPU, in one of its own on a CPU."""
-    import torch
-
-    from hybrid_dense.analysis.machine import free_memory, limit_memory
-
-    device, by_name = torch.device(order["device"]), {subject.name: subject for subject in subjects}
-    if device.type == "cuda" and order["limit"]:
-        limit_memory(device, order["limit"])
-
-    def measure(name: str, size: int, mode: str) -> tuple[int, int]:
-        bar.update(task, description=f"memory of {name}, {mode} at {size}×{size}")
-        if device.type == "cuda":
-            return measured_here(workloads[name], size, mode)
-        limit = order["limit"] or free_memory(device)
-        return measured_apart(by_name[name], dict(order, size=size, mode=mode, limit=limit))
-
-    return measure
-
-
-def measured_here(workload, size: int, mode: str) -> tuple[int, int]:
-    import torch
-
-    from hybrid_dense.analysis.benchmark import DoesNotFit
-    from hybrid_dense.analysis.machine import is_out_of_memory
-    from hybrid_dense.analysis.workload import measure_memory
-
-    try:
-        return measure_memory(workload, size, mode)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    torch.cuda.empty_cache()
-    raise DoesNotFit("memory ran out")
-
-
-def measured_apart(subject, order: dict) -> tuple[int, int]:
-    from dataclasses import asdict
-
-    from hybrid_dense.analysis.benchmark import DoesNotFit
-    from hybrid_dense.analysis.startup import last_line
-    from hybrid_dense.cli import CommandError
-
-    text = json.dumps(dict(order, subject=asdict(subject)))
-    command = [sys.executable, "-m", "hybrid_dense", "benchmark", "--memory-of", text]
-    done = subprocess.run(command, capture_output=True, text=True)
-    allowed = f"it may take {order['limit'] / GIB:.1f} GiB"
-    if done.returncode < 0:
-        raise DoesNotFit(f"its process was ended by signal {-done.returncode}, and {allowed}")
-    if done.returncode > 0:
-        raise CommandError(f"{subject.name}: {last_line(done.stderr).removeprefix('hybrid-dense: error: ')}")
-    found = json.loads(last_line(done.stdout))
-    if found is None:
-        raise DoesNotFit(f"its step needs more memory; {allowed}")
-    return tuple(found)
-
-
-def answer_memory(order: dict) -> int:
-    """Print the bytes that one step takes, or null where it takes more than the limit. Then the process ends."""
-    import torch
-
-    import hybrid_dense
-    from hybrid_dense.analysis.machine import is_out_of_memory, limit_memory
-    from hybrid_dense.analysis.subjects import Subject
-    from hybrid_dense.analysis.workload import measure_memory
-    from hybrid_dense.engine.allocator import keep_freed_memory
-
-    hybrid_dense.register_all_modules()
-    keep_freed_memory()
-    torch.set_num_threads(order["threads"])
-    subject = Subject(**order["subject"])
-    if subject.kind != "model" and subject.scope:
-        register_scope(subject.scope)
-    workload = build_workload(subject, order)
-    limit_memory(torch.device(order["device"]), order["limit"])
-    try:
-        print(json.dumps(measure_memory(workload, order["size"], order["mode"])))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print("null")
-    return 0
-
-
-# ---------------------------------------------------------------------------------------------- what is said
-
-
-def report(found, args: argparse.Namespace, baseline: str | None, subjects: list, device, dtype) -> None:
-    """Tables, ratios and growth on the terminal; JSON and a picture in the folder."""
-    from hybrid_dense.analysis.machine import describe_machine
-    from hybrid_dense.report.benchmark_plot import TITLES, save_benchmark_plot
-
-    for line in found.skipped:
-        print(line, file=sys.stderr)
-    machine = describe_machine(device, dtype)
-    records = [row.record(found.gemm_rate) for row in found.rows]
-    over = {}
-    if baseline is not None:
-        over = ratios(found, [(row.subject, (baseline,)) for row in found.rows])
-        for row, record in zip(found.rows, records, strict=True):
-            record["over_baseline"] = over.get((row.subject, row.mode, row.size))
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    print(f"{where}, {machine['dtype']}, batch {args.batch}, medians of {args.repeat} rounds; matrix product: "
-          f"{found.gemm_rate / 1e9:.0f} GFLOP/s")  # fmt: skip
-    for mode, title in TITLES.items():
-        chosen = [record for record in records if record["mode"] == mode]
-        if chosen:
-            print_speed(title, chosen, baseline)
-    pairs = [(subject.name, tuple(trunk.name + " compiled" * subject.compiled for trunk in subject.trunks() or ()))
-             for subject in subjects]  # fmt: skip
-    trunk_ratios = ratios(found, [(name, trunks) for name, trunks in pairs if trunks])
-    for (name, mode, size), value in trunk_ratios.items():
-        print(f"{name} over the sum of its trunks ({' + '.join(dict(pairs)[name])}), {TITLES[mode]}, {size}×{size}: "
-              f"{value:.3f}")  # fmt: skip
-    growths = find_growths(found)
-    if growths:
-        print_growth(growths)
-    if args.out:
-        named = ("subject", "mode", "size", "ratio")
-        page = dict(
-            **origin(machine),
-            repeat=args.repeat,
-            gemm=dict(flops_per_second=found.gemm_rate, flops=found.gemm_flops, seconds=found.gemm_seconds),
-            subjects={subject.name: dict(kind=subject.kind, config=subject.config, neck=subject.neck)
-                      for subject in subjects},
-            results=records,
-            baseline=baseline,
-            over_trunks=[dict(zip(named, (*key, value), strict=True)) for key, value in trunk_ratios.items()],
-            growth=growths,
-            skipped=found.skipped,
-        )  # fmt: skip
-        write_json(args.out / "benchmark.json", page)
-        if records:
-            print(save_benchmark_plot(records, args.out / "benchmark.png"))
-
-
-def ratios(found, pairs: list[tuple[str, tuple[str, ...]]]) -> dict[tuple[str, str, int], float]:
-    """(subject, mode, size) to time over that of the others together, wherever all of them were measured."""
-    from hybrid_dense.analysis.benchmark import ratio
-
-    values = {}
-    for name, others in pairs:
-        for row in found.rows:
-            theirs = [found.find(other, row.mode, row.size) for other in others]
-            if row.subject == name and None not in theirs:
-                values[name, row.mode, row.size] = ratio(row, *theirs)
-    return values
-
-
-def find_growths(found) -> list[dict]:
-    """How time and memory of every subject grow with the side, where two sizes or more were measured."""
-    from dataclasses import asdict
-
-    from hybrid_dense.analysis.benchmark import find_growth
-
-    growths = []
-    for subject, mode in dict.fromkeys((row.subject, row.mode) for row in found.rows):
-        rows = [row for row in found.rows if (row.subject, row.mode) == (subject, mode)]
-        measured = {"time": [row.median for row in rows], "memory": [row.step_memory for row in rows]}
-        for quantity, values in measured.items():
-            if len(rows) > 1 and all(values):
-                growth = asdict(find_growth([row.size for row in rows], values))
-                growths.append(dict(subject=subject, mode=mode, quantity=quantity, **growth))
-    return growths
-
-
-def print_speed(title: str, records: list[dict], baseline: str | None) -> None:
-    header = ["subject", "size", "ms", "spread", "images/s", "of GEMM", "GFLOPs", "params (M)", "GiB", "step GiB"]
-    rows = []
-    for record in records:
-        rows.append([
-            record["subject"],
-            str(record["size"]),
-            f"{1000 * record['median']:.1f}",
-            "–" if record["spread"] is None else f"{record['spread']:.0%}",
-            f"{record['images_per_second']:.2f}",
-            f"{record['gemm_share']:.0%}",
-            f"{record['gflops']:.1f}",
-            f"{record['parameters'] / 1e6:.2f}",
-            *("–" if record[name] is None else f"{record[name] / GIB:.2f}" for name in ("memory", "step_memory")),
-        ])  # fmt: skip
-        if baseline is not None:
-            value = record["over_baseline"]
-            rows[-1].append("–" if value is None else f"{value:.3f}")
-    print_rows(title, header + ([f"÷ {baseline}"] if baseline is not None else []), rows)
-
-
-def print_growth(growths: list[dict]) -> None:
-    rows = []
-    for growth in growths:
-        sizes = growth["sizes"]
-        steps = [
-            f"{small}→{large}: × {factor:.2f} (exponent {exponent:.2f})"
-            for small, large, factor, exponent in zip(
-                sizes, sizes[1:], growth["factors"], growth["exponents"], strict=False
-            )
-        ]
-        rows.append(
-            [growth["subject"], growth["mode"], growth["quantity"], "\n".join(steps), f"{growth['overall']:.2f}"]
-        )
-    print_rows("growth with the side of the image", ["subject", "mode", "of", "step by step", "exponent"], rows)
-
-
-def print_rows(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table as wide as it must be: where the output is no terminal, nothing may be cut off."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column(header[0], overflow="fold")
-    for name in header[1:]:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table, markup=False)
-
-
-def origin(machine: dict) -> dict:
-    """What made the figures: machine, date, command, commit."""
-    here = Path(__file__).parent
-    ask = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(ask, capture_output=True, text=True)
-        commit = done.stdout.strip() if done.returncode == 0 else None
-    except FileNotFoundError:
-        commit = None
-    return dict(
-        machine=machine,
-        date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        command=shlex.join(["hybrid-dense", *sys.argv[1:]]),
-        commit=commit,
-    )
-
-
-def write_json(path: Path, page: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(page, indent=1, ensure_ascii=False, default=str) + "\n")
-    print(path)
-
-
-# ---------------------------------------------------------------------------------------------- data pipeline
-
-
-def measure_pipeline(args: argparse.Namespace) -> int:
-    import cv2
-    import numpy as np
-    import torch
-    from mmengine.registry import DATASETS
-    from mmengine.runner import Runner
-
-    from hybrid_dense.analysis.machine import describe_machine
-    from hybrid_dense.analysis.pipeline import time_loader, time_pipeline
-    from hybrid_dense.data.check import check_data
-
-    cfg = read_model(str(args.pipeline), args.cfg_options)
-    check_data(cfg, ("train",))
-    # As in the worker of a data loader.
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    random.seed(0)
-    np.random.seed(0)
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    order = random.sample(range(len(dataset)), len(dataset))
-    chosen = [order[index % len(order)] for index in range(args.images)]
-    with progress_bar() as bar:
-        task = bar.add_task("transforms", total=args.images)
-        times = time_pipeline(dataset, chosen, mask_classes(cfg.default_scope), progress=lambda: bar.advance(task))
-    rows = [[step.name, f"{1000 * step.seconds:.2f}", f"{step.seconds / times.seconds:.1%}",
-             f"{step.mask_seconds / times.seconds:.1%}"] for step in times.steps]  # fmt: skip
-    rows.append(["all", f"{1000 * times.seconds:.2f}", "100%", f"{times.mask_seconds / times.seconds:.1%}"])
-    print_rows(f"{args.pipeline}: {times.images} images", ["transform", "ms an image", "share", "of it masks"], rows)
-    print(f"one process, transforms alone: {1 / times.seconds:.2f} images/s; {times.refused} images refused")
-    loaders = []
-    for workers in args.workers:
-        settings = dict(num_workers=workers, persistent_workers=workers > 0, dataset=dataset)
-        loader = Runner.build_dataloader(dict(cfg.train_dataloader, **settings), seed=0)
-        speed = time_loader(loader, args.images)
-        loaders.append(dict(workers=workers, images_per_second=speed, a_worker=speed / max(1, workers)))
-        print(f"data loader, {workers} workers: {speed:.2f} images/s, {speed / max(1, workers):.2f} a worker")
-    if args.out:
-        machine = describe_machine(torch.device("cpu"), torch.float32)
-        page = dict(**origin(machine), config=str(args.pipeline), transforms=times.record(), loaders=loaders)
-        write_json(args.out / "pipeline.json", page)
-    return 0
-
-
-def mask_classes(scope: str) -> tuple[type, ...]:
-    """What the host's instance masks are made of."""
-    if scope != "mmdet":
-        return ()
-    from mmdet.structures.mask import BitmapMasks, PolygonMasks
-
-    return BitmapMasks, PolygonMasks
-
-
-# ---------------------------------------------------------------------------------------------- start-up
-
-
-def measure_startup(args: argparse.Namespace) -> int:
-    import torch
-
-    from hybrid_dense.analysis.machine import describe_machine
-    from hybrid_dense.analysis.startup import summary, time_command
-
-    script = Path(sys.executable).with_name("hybrid-dense")
-    commands = {
-        "hybrid-dense --help": [str(script), "--help"],
-        "import hybrid_dense": [sys.executable, "-c", "import hybrid_dense"],
-        "of it, import torch": [sys.executable, "-c", "import torch"],
-    }
-    if not script.is_file():
-        del commands["hybrid-dense --help"]
-        print(f"no {script}: `pip install -e .` makes it; --help is not measured", file=sys.stderr)
-    found = {}
-    with progress_bar() as bar:
-        task = bar.add_task("", total=len(commands) + 1)
-        for name, command in commands.items():
-            bar.update(task, description=name)
-            found[name] = summary(time_command(command, args.repeat))
-            bar.advance(task)
-        bar.update(task, description="first training step of the demo")
-        found["demo, first training step"] = summary([first_step_seconds()])
-        bar.advance(task)
-    rows = [[name, f"{times['median']:.2f}", f"{times['minimum']:.2f}"] for name, times in found.items()]
-    print_rows("seconds from launch", ["", "median", "least"], rows)
-    if args.out:
-        machine = describe_machine(torch.device("cpu"), torch.float32)
-        write_json(args.out / "startup.json", dict(**origin(machine), startup=found))
-    return 0
-
-
-def first_step_seconds() -> float:
-    """Seconds from the launch of the demo until its first training step is logged. Its scenes are drawn already."""
-    from hybrid_dense.analysis.startup import time_until
-    from hybrid_dense.cli.demo import CONFIGS, TASKS
-
-    read_model(str(CONFIGS / TASKS["instance"]), [])  # draws the scenes, which happens once for a machine
-    with tempfile.TemporaryDirectory() as folder:
-        work_dir = Path(folder) / "demo"
-        command = [sys.executable, "-m", "hybrid_dense", "demo", "--work-dir", str(work_dir)]
-        command += ["--cfg-options", "default_hooks.logger.interval=1"]
-
-        def stepped() -> bool:
-            return any(os.path.getsize(log) for log in work_dir.glob("*/vis_data/*.json"))
-
-        return time_until(command, stepped, FIRST_STEP_LIMIT, Path(folder) / "demo.log")

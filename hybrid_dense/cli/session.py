@@ -24,6 +24,7 @@ from hybrid_dense.data.tolerant import tolerate_broken_images
 from hybrid_dense.engine.allocator import keep_freed_memory
 from hybrid_dense.engine.checkpoint import SUFFIXES, read_checkpoint, trust
 from hybrid_dense.engine.distributed import join_group
+from hybrid_dense.engine.equip import type_name
 from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.precision import use_tf32
 from hybrid_dense.engine.strategies import StrategyRunner
@@ -44,7 +45,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / args.config.stem)
-    if not any(hook["type"] == "MetricsReportHook" for hook in cfg.get("custom_hooks") or []):
+    if not any(type_name(hook) == "MetricsReportHook" for hook in cfg.get("custom_hooks") or []):
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="MetricsReportHook")]
     set_precision(cfg, args.amp)
     return cfg
@@ -90,7 +91,7 @@ def stretch_schedule(cfg: Config, epochs: int) -> None:
     for hook in cfg.get("custom_hooks") or []:
         if "switch_epoch" in hook:
             hook.switch_epoch = stretch_epoch(hook.switch_epoch, ratio)
-        if hook["type"] == "StagedTrainingHook":
+        if type_name(hook) == "StagedTrainingHook":
             for stage in hook.stages:
                 if stage.get("until_epoch"):
                     stage.until_epoch = stretch_epoch(stage.until_epoch, ratio)

@@ -24,17 +24,18 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mmengine.dist import is_main_process
-    from mmengine.model import is_model_wrapper
 
     from hybrid_dense.cli.session import build_runner, join_processes, load_config
-    from hybrid_dense.engine.checkpoint import load_weights, read_checkpoint
+    from hybrid_dense.engine.checkpoint import read_checkpoint
+    from hybrid_dense.engine.model_weights import load_weights
+    from hybrid_dense.engine.parts import unwrap
 
     cfg = load_config(args)
     cfg.load_from, cfg.resume = None, False
     weights = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     join_processes(cfg, args.launcher)
     runner = build_runner(cfg, ("test",))
-    load_weights(runner.model.module if is_model_wrapper(runner.model) else runner.model, weights)
+    load_weights(unwrap(runner.model), weights)
     runner.test()
     if is_main_process():
         print(f"metrics written to {Path(cfg.work_dir) / 'metrics.json'} and metrics.md")

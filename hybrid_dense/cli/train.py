@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli.switches import describe_training, set_switches
     from hybrid_dense.engine.determinism import make_deterministic, weights_hash
     from hybrid_dense.engine.distributed import no_restart_for_mistakes
-    from hybrid_dense.engine.equip import equip
+    from hybrid_dense.engine.equip import equip, type_name
     from hybrid_dense.engine.full_disk import stopping_on_full_disk
     from hybrid_dense.engine.latest import find_latest
     from hybrid_dense.engine.sharding import whole_weights
@@ -114,11 +114,13 @@ def run(args: argparse.Namespace) -> int:
         make_deterministic(cfg)
     equip(cfg)
     if args.on_nonfinite is not None:
-        next(hook for hook in cfg.custom_hooks if hook["type"] == "SicknessHook").on_nonfinite = args.on_nonfinite
+        next(hook for hook in cfg.custom_hooks if type_name(hook) == "SicknessHook").on_nonfinite = args.on_nonfinite
     restarted = join_processes(cfg, args.launcher)
-    resume = restarted and find_latest(cfg.work_dir) or args.resume
-    if resume is not None:
-        resume_from(cfg, str(resume))
+    latest = find_latest(cfg.work_dir) if restarted else None
+    if latest is not None:
+        cfg.resume, cfg.load_from = True, str(latest)
+    elif args.resume is not None:
+        resume_from(cfg, args.resume)
     if args.strategy is not None:
         set_strategy(cfg, args.strategy, torch.cuda.is_available())
     if args.auto_batch:

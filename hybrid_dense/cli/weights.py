@@ -60,12 +60,11 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from hybrid_dense.engine.checkpoint import read_checkpoint, safe_load
+    from hybrid_dense.engine.checkpoint import safe_load, take_weights
     from hybrid_dense.report.tables import print_table
 
     content = safe_load(args.checkpoint, args.trust_checkpoint)
-    # Not read again where it is trusted: once is enough for a warning.
-    weights = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint).weights
+    weights = take_weights(args.checkpoint, content).weights
     rows = tensor_rows(weights) if args.all else part_rows(weights)
     header = ("tensor", "shape", "type", "MiB") if args.all else ("part", "tensors", "values (M)", "type", "MiB")
     print_table(f"{args.checkpoint}: {len(weights)} tensors", header, rows, sections=[len(rows) - 2])

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -17,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from hybrid_dense.analysis.complexity import count_flops
 from hybrid_dense.analysis.workload import Workload, on_meta
 from hybrid_dense.engine.precision import autocast_modules, exchange_forward
+from hybrid_dense.inference import initialise
 
 OBJECTS = 7
 """On an image of COCO there are 7.3 in the mean."""
@@ -37,7 +37,7 @@ class ModelWorkload(Workload):
         config.backbone.pop("init_cfg", None)  # weights are random, and nothing is fetched
         with DefaultScope.overwrite_default_scope(self.scope):
             self.module = revert_sync_batchnorm(MODELS.build(config))
-            initialise(self.module)
+            initialise(self.module)  # fresh scores are then as rare as the heads want them
             self.twin = on_meta(self.module.backbone)
             self.module.to(device)
             if dtype != torch.float32:
@@ -93,17 +93,6 @@ class ModelWorkload(Workload):
         return super().state_bytes(mode) + sum(tensor.nbytes for tensor in tensors)
 
 
-def initialise(model: torch.nn.Module) -> None:
-    """The host's own initialisation, so that fresh scores are as rare as its heads want them; without its log."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel("WARNING")
-    try:
-        model.init_weights()
-    finally:
-        logger.setLevel(level)
-
-
 def detection_batch(batch: int, size: int, preprocessor) -> dict:
     """Random images, each with boxes, masks and a label map where the model's data preprocessor pads such."""
     from mmdet.testing import demo_mm_inputs
@@ -122,7 +111,7 @@ def detection_batch(batch: int, size: int, preprocessor) -> dict:
     return data
 
 
-def segmentation_batch(batch: int, size: int, preprocessor) -> dict:
+def segmentation_batch(batch: int, size: int, _) -> dict:
     """Random images with label maps of two classes."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample

@@ -18,14 +18,14 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from hybrid_dense.engine.stop import WRONG_INPUT, is_misspelt_parameter
+
 # How long to wait for the others, in seconds, where nobody says otherwise.
 JOIN_SECONDS = 600.0
 _LOOK_SECONDS, _NOTICE_SECONDS = 0.2, 60.0
 # What says that this process belongs to a training which was under way before: our own launcher, torchrun, Slurm.
 RESTARTED = "HYBRID_DENSE_RESTARTED"
 _RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-# The command's code for what the user has to mend; no launcher of ours starts such a training again.
-EXIT_FOR_GOOD = 2
 
 
 class MissingProcess(TimeoutError):
@@ -153,15 +153,17 @@ def _belongs_to_a_restart() -> bool:
 
 @contextmanager
 def no_restart_for_mistakes() -> Iterator[None]:
-    """End the process for good on an exception that would come again, such as KeyError: a restart mends none of those.
+    """End a process of a group for good on an exception that would come again, such as KeyError.
 
     What a restart can mend comes as RuntimeError (lost connections, the device), MemoryError or a signal, and passes.
-    So do ValueError and OSError, which the commands turn into one line and ``EXIT_FOR_GOOD`` themselves.
+    So does what the commands turn into one line and ``WRONG_INPUT`` themselves, and all where nobody restarts.
     """
     try:
         yield
     except (RuntimeError, MemoryError, ValueError, OSError):
         raise
-    except Exception:
+    except Exception as error:
+        if not dist.is_initialized() or is_misspelt_parameter(error):
+            raise
         traceback.print_exc()
-        raise SystemExit(EXIT_FOR_GOOD) from None
+        raise SystemExit(WRONG_INPUT) from None

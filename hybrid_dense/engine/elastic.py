@@ -79,7 +79,8 @@ class DecidingAgent(LocalElasticAgent):
             super()._shutdown(timeout=timeout)
             return
         # torchrun bears a second signal; a third would make it leave the processes behind in the middle of writing.
-        for name in os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"].split(","):
+        # Older versions of torch handle the same signals without saying so.
+        for name in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT").split(","):
             signal.signal(signal.Signals[name], signal.SIG_IGN)
         super()._shutdown(death_sig, timeout)
 

@@ -30,14 +30,15 @@ def equip(cfg: Config) -> Config:
         cfg.optim_wrapper.setdefault("type", "OptimWrapper")  # as the runner would
     places = [cfg.get("train_cfg"), cfg.get("optim_wrapper"), *(cfg.get("default_hooks") or {}).values()]
     for place in places:
-        if isinstance(place, dict) and _name(place.get("type")) in REPLACED:
-            place["type"] = REPLACED[_name(place["type"])]
+        if isinstance(place, dict) and type_name(place) in REPLACED:
+            place["type"] = REPLACED[type_name(place)]
     hooks = list(cfg.get("custom_hooks") or [])
-    present = {_name(hook["type"]) for hook in hooks}
+    present = {type_name(hook) for hook in hooks}
     cfg.custom_hooks = [*hooks, *(dict(type=name) for name in ADDED if name not in present)]
     return cfg
 
 
-def _name(kind: str | type | None) -> str | None:
-    """The name of a class; mmengine's newer style of configs gives the class itself."""
+def type_name(part: dict) -> str | None:
+    """The class that a part of a config names; mmengine's newer style of configs gives the class itself."""
+    kind = part.get("type")
     return kind.__name__ if isinstance(kind, type) else kind

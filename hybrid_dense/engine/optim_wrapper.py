@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.stop import SICK, TrainingStopped
 
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_OVERFLOWS = 50
@@ -146,7 +146,7 @@ class GuardedOptimWrapper(OptimWrapper):
             self._buffers.restore()
             if self.on_nonfinite is None:
                 raise TrainingStopped(
-                    3, f"the gradients are not finite (norm {norm}), nothing was changed; SicknessHook says more"
+                    SICK, f"the gradients are not finite (norm {norm}), nothing was changed; SicknessHook says more"
                 )
             self.on_nonfinite(norm)
         self.zero_grad()

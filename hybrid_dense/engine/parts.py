@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mmengine.model import is_model_wrapper
 from torch import nn
 
 BRANCHES = ("cnn", "vit", "fusion", "backbone", "neck", "head")
@@ -63,6 +64,11 @@ class ModelParts:
             ask = getattr(self.backbones[owner], "get_part", None)
             return Place(name, "backbone" if ask is None else ask(name, f"{owner}."), owner)
         return Place(name, "neck" if _outermost(name) == "neck" else "head")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The plain model, out of what DDP or another wrapper of mmengine's puts around it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def without_wrappers(name: str) -> str:

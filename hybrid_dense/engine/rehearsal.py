@@ -8,6 +8,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from hybrid_dense.engine.equip import type_name
+
 # Hooks that change what a step computes or holds in memory.
 _KEPT_HOOKS = ("AutocastHook", "EMAHook")
 _NO_HOOKS = dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"))
@@ -22,7 +24,7 @@ def rehearsal_config(cfg: Config, work_dir: Path) -> Config:
     if cfg.get("strategy"):
         raise ValueError(f"strategy {cfg.strategy['type']}: a single process cannot rehearse it; leave --strategy out")
     cfg = deepcopy(cfg)
-    hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] in _KEPT_HOOKS]
+    hooks = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) in _KEPT_HOOKS]
     for hook in hooks:
         hook.pop("begin_epoch", None)
         hook.pop("begin_iter", None)

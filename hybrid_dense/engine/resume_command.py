@@ -53,6 +53,11 @@ def resume_command(
     return "".join(prefix) + shlex.join([*program, *arguments])
 
 
+def command_of(runner) -> str:
+    """The command that goes on with the training of this runner, whoever started it."""
+    return resume_command(Path(runner.work_dir, Path(runner.cfg.filename or "config.py").name))
+
+
 def _value_of(option: str, arguments: list[str]) -> str | None:
     for index, argument in enumerate(arguments):
         if argument.startswith(f"{option}="):

@@ -15,13 +15,14 @@ import torch
 from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hybrid_dense.engine.parts import unwrap
 
 
 @FUNCTIONS.register_module()
@@ -155,7 +156,7 @@ def whole_weights(model: nn.Module, strides: Mapping[str, tuple[int, ...]] | Non
 
     ``strides``: memory layouts by name, of weights that are not contiguous; see `gather`.
     """
-    state = (model.module if is_model_wrapper(model) else model).state_dict()
+    state = unwrap(model).state_dict()
     whole = OrderedDict((name, gather(value, (strides or {}).get(name))) for name, value in state.items())
     whole._metadata = state._metadata  # versions that modules consult to read older layouts
     return whole

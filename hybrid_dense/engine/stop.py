@@ -1,6 +1,13 @@
-"""A training that ends early on purpose, with everything saved."""
+"""How a process of a training ends: the exit codes (docs/resilience.md), and an end on purpose, all saved."""
 
 from __future__ import annotations
+
+# What the user has to mend, or an error that would come again: no launcher of ours starts such a training anew.
+WRONG_INPUT = 2
+# Something was not finite.
+SICK = 3
+# After Ctrl-C, and after SIGTERM or SIGUSR1. A scheduler that sees 143 may start the same job again.
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class TrainingStopped(SystemExit):
@@ -17,3 +24,8 @@ class TrainingStopped(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+def is_misspelt_parameter(error: Exception) -> bool:
+    """Whether this is the one TypeError that is the user's: a config names a parameter that its class does not have."""
+    return isinstance(error, TypeError) and "unexpected keyword argument" in str(error)

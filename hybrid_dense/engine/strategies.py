@@ -10,6 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner
 
 from hybrid_dense.engine.checkpoint import is_trusted
+from hybrid_dense.engine.equip import type_name
 
 STRATEGIES = ("ddp", "fsdp", "deepspeed")
 
@@ -47,7 +48,7 @@ def set_strategy(cfg: Config, name: str, on_gpu: bool) -> None:
     Raises:
         ValueError: the package is missing, or a hook of the config does not work with it; one line with the mend.
     """
-    if name != "ddp" and any(hook["type"] == "EMAHook" for hook in cfg.get("custom_hooks") or []):
+    if name != "ddp" and any(type_name(hook) == "EMAHook" for hook in cfg.get("custom_hooks") or []):
         raise ValueError(
             f"--strategy {name} does not go with EMAHook, which averages a copy of the whole model, of which a process "
             f"has a share; use --strategy ddp"

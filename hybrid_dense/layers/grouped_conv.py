@@ -14,7 +14,7 @@ class GroupedConv2d(nn.Conv2d):
     """``nn.Conv2d`` that trains in bfloat16 on a CPU with neighbouring narrow groups as one.
 
     The gradient of the weights of 4 channels a group takes three times as long there as that of 16, of which 12 are
-    multiplied by zero (docs/performance.md). Everywhere else it is ``nn.Conv2d``; so are its values and parameters.
+    multiplied by zero. Everywhere else it is ``nn.Conv2d``; so are its values and parameters.
     """
 
     def forward(self, features: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 
 from hybrid_dense.analysis.machine import GEMM_SIDES
 from hybrid_dense.cli import main
-from hybrid_dense.cli.benchmark import find_growths, ratios
+from hybrid_dense.cli.benchmark_report import find_growths, ratios
 from hybrid_dense.report.benchmark_plot import largest_common_size, save_benchmark_plot
 
 PROJECT = Path(__file__).parents[2]

@@ -6,22 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_demo import DEMO, SMALL
 
 PROJECT = Path(__file__).parents[2]
-DEMO = PROJECT / "configs/demo.py"
-SMALL = (
-    "scenes.train=8",
-    "scenes.val=4",
-    "scenes.size=96",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "train_dataloader.persistent_workers=False",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "test_dataloader.num_workers=0",
-    "test_dataloader.persistent_workers=False",
-    "train_cfg.val_interval=100",
-)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +80,7 @@ CLASSES_BUT_ONE_MISSPELT = "['disk','square','triangel','star','ring','cross']"
         ([DEMO, "--cfg-options", *SMALL, "model.backbone.fusion.type=GateFusion"], "did you mean 'GatedFusion'"),
         ([DEMO, "--cfg-options", *SMALL, "model.backbone.varient=rx50_vit_s"],
          r"nearest known is model\.backbone\.variant"),
+        ([DEMO, "--cfg-options", *SMALL, "+model.rpn_head.anker=1"], "unexpected keyword argument 'anker'"),
         ([DEMO, "--cfg-options", *SMALL, "model.neck.in_channels=[1,2,3,4]"], r"HybridFPN was built for .* C2: 64"),
         ([DEMO, "--resume", "nowhere/epoch_9.pth"], r"no such checkpoint: nowhere/epoch_9\.pth"),
         ([PROJECT / "configs/tiny_coco.py", "--cfg-options", "data_root=/nowhere"], "needs /nowhere/.*does not exist"),

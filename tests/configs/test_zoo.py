@@ -56,7 +56,7 @@ def load(path: Path, zoo: Path, *options: str) -> Config:
         options += (f"data_root={zoo / root}",)
     else:
         pytest.fail(f"{path} reads {root}, for which zoo_data.py writes no layout")
-    return load_config(Namespace(config=path, cfg_options=list(options), work_dir=zoo / "work", amp=False))
+    return load_config(Namespace(config=path, cfg_options=list(options), work_dir=zoo / "work", amp="fp32"))
 
 
 def shrink(node, path: str = "") -> None:

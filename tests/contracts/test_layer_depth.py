@@ -49,7 +49,7 @@ def test_what_belongs_to_neither_trunk_is_at_the_top(name):
     for n in others:
         depth, layers = backbone.get_layer_depth(n)
         assert depth == layers - 1
-        assert (backbone.get_part(n), backbone.get_branch(n)) == ("fusion", "fusion")
+        assert backbone.get_part(n) == "fusion"
 
 
 @every_backbone
@@ -80,4 +80,3 @@ def test_parts_are_the_modules_they_are_called_after(name):
             expected |= {own[id(parameter)]: f"vit.segments.{index}" for parameter in ours}
         expected |= {n: "vit.segments.3" for n in names_of(backbone.vit.norm, "vit.norm")}
     assert {n: backbone.get_part(n) for n in expected} == expected
-    assert {n: backbone.get_branch(n) for n in expected} == {n: n[:3] for n in expected}

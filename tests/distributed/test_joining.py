@@ -96,11 +96,15 @@ def test_several_machines_need_an_address_that_all_know():
     assert "MASTER_ADDR: is the address of machine 0, the same on all 2 machines" in done.stderr
 
 
-def test_a_mistake_in_code_ends_for_good_and_what_a_restart_can_mend_passes(capsys):
+def test_a_mistake_in_code_ends_for_good_and_what_a_restart_can_mend_passes(capsys, monkeypatch):
+    with pytest.raises(KeyError), no_restart_for_mistakes():  # alone, nobody would start it again
+        raise KeyError("bboxes")
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     with pytest.raises(SystemExit) as ended, no_restart_for_mistakes():
         raise KeyError("bboxes")
     assert ended.value.code == 2
     assert "KeyError: 'bboxes'" in capsys.readouterr().err
-    for error in (RuntimeError, OSError, ValueError, MemoryError):
-        with pytest.raises(error), no_restart_for_mistakes():
+    misspelt = TypeError("RPNHead.__init__() got an unexpected keyword argument 'foo'")
+    for error in (RuntimeError(), OSError(), ValueError(), MemoryError(), misspelt):
+        with pytest.raises(type(error)), no_restart_for_mistakes():
             raise error

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from small_demo import DEMO, SMALL
 from torch import nn
 
 from hybrid_dense.cli import main
@@ -17,6 +18,7 @@ from hybrid_dense.engine.strategies import set_strategy
 
 PROJECT = Path(__file__).parents[2]
 TOLERANCE = dict(rtol=1e-5, atol=1e-6)
+SHORT = ("train_cfg.max_epochs=2", "default_hooks.logger.interval=1")
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +115,6 @@ def test_a_strategy_without_a_launcher_names_the_launcher(capsys):
     assert "--strategy fsdp is for several processes: tools/dist_train.sh my.py N --strategy fsdp" in error
 
 
-SMALL = (
-    "scenes.train=8",
-    "scenes.val=4",
-    "scenes.size=96",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "train_dataloader.persistent_workers=False",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "train_cfg.val_interval=100",
-    "train_cfg.max_epochs=2",
-    "default_hooks.logger.interval=1",
-)
-
-
 @pytest.mark.slow
 def test_every_topology_and_fusion_has_its_gradients(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -143,8 +130,9 @@ def test_every_topology_and_fusion_has_its_gradients(tmp_path):
 def test_mask_rcnn_trains_under_fsdp_as_under_ddp(command, tmp_path):
     losses = {}
     for strategy in ("ddp", "fsdp"):
-        options = ["--no-amp", "--strategy", strategy, "--work-dir", tmp_path / strategy, "--cfg-options", *SMALL]
-        done = command("tools/dist_train.sh", PROJECT / "configs/demo.py", 2, *options, CUDA_VISIBLE_DEVICES="")
+        chosen = ["--no-amp", "--strategy", strategy, "--work-dir", tmp_path / strategy]
+        options = [*chosen, "--cfg-options", *SMALL, *SHORT]
+        done = command("tools/dist_train.sh", DEMO, 2, *options, CUDA_VISIBLE_DEVICES="")
         assert done.returncode == 0, done.stderr[-3000:]
         text = done.stdout + done.stderr
         losses[strategy] = [float(loss) for loss in re.findall(r"Epoch\(train\).* loss: ([\d.]+)", text)]

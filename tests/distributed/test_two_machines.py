@@ -6,30 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_demo import DEMO, SMALL
 
 from hybrid_dense.engine.checkpoint import load_state_dict
 
 PROJECT = Path(__file__).parents[2]
-SMALL = (
-    "scenes.train=8",
-    "scenes.val=4",
-    "scenes.size=96",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "train_dataloader.persistent_workers=False",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "train_cfg.val_interval=100",
-    "train_cfg.max_epochs=8",
-    "default_hooks.logger.interval=1",
-)
 
 
 @pytest.mark.slow
 def test_a_killed_rank_on_one_of_two_machines_costs_nothing_but_time(command, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHON", sys.executable)
-    script, config = PROJECT / "tests/distributed/two_machines.sh", PROJECT / "configs/demo.py"
-    options = ("--cfg-options", *SMALL)
+    script, config = PROJECT / "tests/distributed/two_machines.sh", DEMO
+    options = ("--cfg-options", *SMALL, "train_cfg.max_epochs=8", "default_hooks.logger.interval=1")
     done = subprocess.run(
         [script, tmp_path / "killed", config, *options], capture_output=True, text=True, timeout=600, check=False
     )

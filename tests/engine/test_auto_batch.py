@@ -106,11 +106,11 @@ def test_another_process_tries_and_leaves_nothing_behind(tmp_path, monkeypatch):
     found = find_batch(cfg, build, memory=memory)
     assert [trial.batch for trial in found.trials] == [1, 2, 4]
     peaks = [trial.peak for trial in found.trials]
-    # A few tensors of its size for every image: the line is what the model really eats.
-    per_image = (peaks[2] - peaks[0]) / 3 / MIB
-    assert IMAGE_MIB <= per_image <= 8 * IMAGE_MIB
+    # A few tensors of its size for every image; how many live at once differs from run to run.
+    per_image = max(peaks[2] - peaks[1], (peaks[2] - peaks[0]) / 1.5) / 2
+    assert 2 * IMAGE_MIB * MIB <= per_image <= 12 * IMAGE_MIB * MIB
     assert found.budget == int(memory * (1 - HEAD_ROOM)) and found.extrapolated
-    assert found.batch == pytest.approx((found.budget - peaks[2]) / MIB / per_image + 4, rel=0.3)
+    assert found.batch == 4 + int((found.budget - peaks[2]) / per_image)
     assert found.sizes == (4, 6) and found.data == 1000
     after = cfg.dump(), torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
     assert before[0] == after[0] and before[2] == after[2]

@@ -13,7 +13,8 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from hybrid_dense.engine.checkpoint import count_classes, load_state_dict, load_weights, read_checkpoint, safe_load
+from hybrid_dense.engine.checkpoint import load_state_dict, read_checkpoint, safe_load
+from hybrid_dense.engine.model_weights import count_classes, load_weights
 
 
 class Payload:

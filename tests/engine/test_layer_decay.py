@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from hybrid_dense.channels import fill_channels
 from hybrid_dense.cli.configs import build
-from hybrid_dense.engine.layer_decay import HEADER, HybridLayerDecay, Rates, rates_table
+from hybrid_dense.engine.layer_decay import HEADER, HybridLayerDecay, rates_table
+from hybrid_dense.engine.rates import Rates
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LR, DECAY = 1e-3, 0.05

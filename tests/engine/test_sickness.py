@@ -1,5 +1,6 @@
 """NaN and its relatives, put into trainings: they stop or skip with weights unharmed and the images named."""
 
+import errno
 import json
 import logging
 import re
@@ -89,6 +90,19 @@ def test_it_stops_names_the_images_and_harms_nothing(tmp_path, healthy, kind):
         dict(path="images/7.jpg", id=7, shape=[3, 4, 4], finite=True),
     ]
     assert sorted(path.name for path in folder.glob("*.png")) == ["rank0_iter4_image0.png", "rank0_iter4_image1.png"]
+
+
+def test_a_full_disk_does_not_hide_what_has_happened(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hybrid_dense.engine.files.put_in_place", fail)
+    message = run_until_stopped(training.build(tmp_path, marks=NAN, hooks=[hook()]))
+    folder = tmp_path / "sick/iter_4"
+    assert message.startswith("loss_cls, loss_bbox are not finite at iteration 4; images: images/6.jpg, images/7.jpg; ")
+    assert f"{folder} could not be written: [Errno 28] No space left on device" in message
+    assert message.endswith("--resume auto --on-nonfinite skip")
+    assert not list(folder.glob(".*"))
 
 
 def test_what_it_saved_meets_the_same_batch_again(tmp_path):

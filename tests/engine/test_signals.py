@@ -11,6 +11,7 @@ import watched_training as training
 from mmengine.runner import FlexibleRunner, Runner
 
 from hybrid_dense.engine.checkpoint import safe_load
+from hybrid_dense.engine.hooks import signals
 from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
@@ -103,6 +104,18 @@ def test_data_workers_that_get_the_signal_too_neither_break_nor_hang_it(tmp_path
         os.killpg(process.pid, 0)
 
 
+def test_data_workers_end_with_a_process_that_was_killed(tmp_path, monkeypatch):
+    """Also those with a batch that the pipe to the dead process has no room for."""
+    monkeypatch.setattr(signals, "ORPHAN_SECONDS", 0.5)
+    marks = {"all": {"note": "x" * 200_000, "forward_seconds": 0.2}}
+    process = training.start(tmp_path, epochs=3, marks=marks, workers=2)
+    process.wait_for("step 1")
+    process.send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    process.end(timeout=30)  # its output ends with the last worker
+    assert time.monotonic() - begun < 20
+
+
 def test_all_ranks_end_after_the_same_iteration_where_one_gets_the_signal(tmp_path):
     ranks = training.start_ranks(tmp_path, epochs=50, marks=SLOW)
     for rank in ranks:
@@ -141,6 +154,17 @@ def test_a_signal_in_a_validation_ends_it_with_the_state_before_it(tmp_path, uni
     assert_equal_weights(weights(tmp_path / "cut"), weights(tmp_path / "through"))
 
 
+class Formatting(training.Hook):
+    """Ctrl-C twice where any exception is turned into another, as mmengine does around yapf when it saves."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        try:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            raise SyntaxError from None
+
+
 class Signal(training.Hook):
     """Sends this process a signal after a step."""
 
@@ -161,6 +185,12 @@ def test_gradients_that_wait_for_their_step_are_not_lost(tmp_path, kind):
     assert stopped.value.code == 143
     assert find_latest(tmp_path).name == "iter_4.pth"
     assert safe_load(tmp_path / "iter_4.pth")["meta"]["iter"] == 4
+
+
+def test_a_second_ctrl_c_is_none_the_less_one_for_a_library_that_catches_it(tmp_path):
+    runner = training.build(tmp_path, hooks=[dict(type="SignalHook"), Formatting()])
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path):

@@ -1,5 +1,6 @@
 """Trainings that hang: what they wait for is said once, by the process that waits and by the one it waits for."""
 
+import os
 import re
 import signal
 import socket
@@ -33,16 +34,17 @@ def log_of(work_dir):
 def test_a_stuck_data_worker_is_named_once(tmp_path):
     image = tmp_path / "odd image.jpg"
     image.touch()
-    marks = {"6": {"seconds": 2.5, "opens": str(image)}}
+    # The others take long enough for the watchdog to look again before the training is done.
+    marks = {"all": {"seconds": 0.1}, "6": {"seconds": 2.5, "opens": str(image)}}
     training.build(tmp_path / "run", epochs=1, marks=marks, workers=1, hooks=[hook()], log_level="INFO").train()
     log = log_of(tmp_path / "run")
     [(seconds, iteration, workers)] = re.findall(
         r"no progress for (\d) s after iteration (\d): waiting for data; data workers: (.*)", log
     )
-    assert (int(seconds), int(iteration)) == (1, 3)
+    assert int(seconds) in (1, 2) and int(iteration) == 3
     assert re.fullmatch(rf"process \d+ sleeping, \d\.\d s of CPU time, reading {image}", workers)
     assert "_try_get_data" in log  # where the main thread stands
-    assert re.search(r"going on after [23] s", log)
+    assert re.search(r"going on after [2-5] s", log)
 
 
 def test_nothing_is_said_of_a_training_that_goes(tmp_path):
@@ -104,7 +106,7 @@ def test_a_rank_that_dies_is_named_in_the_error_of_the_others(tmp_path):
 
 def test_a_dead_worker_is_called_dead():
     child = subprocess.Popen(["true"])
-    time.sleep(0.3)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it
     try:
         assert any(text.startswith(f"process {child.pid} dead") for text in describe_data_workers())
     finally:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from hybrid_dense.engine.parts import unwrap
 from hybrid_dense.engine.random_states import read_random_states, restore_random_states
 
 
@@ -32,7 +32,7 @@ class ExactResumeHook(Hook):
         ours, meta = checkpoint.setdefault("hybrid_dense", {}), checkpoint["meta"]
         ours["sampler"] = runner.train_loop.describe_place(meta["epoch"], meta["iter"])
         ours["random_states"] = read_random_states()
-        if gradients := _read_gradients(_unwrap(runner.model), checkpoint.get("state_dict", {})):
+        if gradients := _read_gradients(unwrap(runner.model), checkpoint.get("state_dict", {})):
             ours["gradients"] = gradients
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -48,12 +48,8 @@ class ExactResumeHook(Hook):
         if "random_states" in loaded:
             restore_random_states(loaded["random_states"])
         if "gradients" in loaded:
-            _restore_gradients(_unwrap(runner.model), loaded["gradients"])
+            _restore_gradients(unwrap(runner.model), loaded["gradients"])
             print_log("gradients of the step that was being accumulated are restored", "current")
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _read_gradients(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ import math
 import shlex
 import socket
 import statistics
-import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,18 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_gather_object, barrier, get_rank, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor
 
 from hybrid_dense.engine import files
 from hybrid_dense.engine.batch_contents import describe_images, image_paths, paths_of, write_pictures
+from hybrid_dense.engine.full_disk import is_write_failure
 from hybrid_dense.engine.optim_wrapper import MAX_OVERFLOWS, GuardedOptimWrapper, has_just_stepped
-from hybrid_dense.engine.resume_command import resume_command
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.parts import unwrap
+from hybrid_dense.engine.rank_log import log_from_any_rank
+from hybrid_dense.engine.resume_command import command_of
+from hybrid_dense.engine.stop import SICK, TrainingStopped
 
-SICK = 3
-"""Exit code of a training that stopped because something was not finite."""
 SPIKE_WINDOW, SPIKE_START = 100, 50
 """A spike is measured against the median of the last losses, once there are enough of them; also the least distance of
 two reports, in iterations."""
@@ -123,8 +122,7 @@ class SicknessHook(Hook):
 
     def _note(self, runner, norm: float) -> None:
         """Called by the optimizer wrapper instead of a step, while the gradients are still there."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        trained = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+        trained = [(name, p.grad) for name, p in unwrap(runner.model).named_parameters() if p.grad is not None]
         self.found = dict(
             gradient_norm=norm,
             overflows=runner.optim_wrapper.overflows,
@@ -143,8 +141,10 @@ class SicknessHook(Hook):
         self.skips += 1
         stops = self.on_nonfinite == "stop" or self.skips > self.max_skips
         folder = Path(runner.work_dir, "sick", f"iter_{iteration}")
-        self._write(runner, folder, dict(reason=reason, iteration=iteration, **found), ranks, stops or self.skips == 1)
-        message = f"{reason}; images: {_some(images)}; written to {folder}"
+        about = dict(reason=reason, iteration=iteration, **found)
+        failure = self._write(runner, folder, about, ranks, with_state=stops or self.skips == 1)
+        written = f"written to {folder}" if failure is None else f"{folder} could not be written: {failure}"
+        message = f"{reason}; images: {_some(images)}; {written}"
         if not stops:
             runner.logger.warning(f"{message}; skipped ({self.skips} of at most {self.max_skips})")
             return
@@ -152,31 +152,50 @@ class SicknessHook(Hook):
         if self.on_nonfinite == "skip":
             message += f"; {self.skips} steps could not be taken, more than max_skips={self.max_skips}"
         else:
-            command = resume_command(Path(runner.work_dir, Path(runner.cfg.filename or "config.py").name))
-            command = command.replace("--resume auto", f"--resume {shlex.quote(str(folder / 'state.pth'))}")
+            state = "auto" if failure else shlex.quote(str(folder / "state.pth"))
+            command = command_of(runner).replace("--resume auto", f"--resume {state}")
             message += f"; go on without them with --on-nonfinite skip: {command} --on-nonfinite skip"
         runner.logger.error(message)
         raise TrainingStopped(SICK, message)
 
-    def _write(self, runner, folder: Path, about: dict, ranks: list[dict], with_state: bool) -> None:
+    def _write(self, runner, folder: Path, about: dict, ranks: list[dict], with_state: bool) -> Exception | None:
+        """Write what is known of the step; returns why it could not be. A full disk must not hide what has happened."""
+        failure = None
+        parts = [lambda: self._write_batch(runner, folder, about, ranks)]
+        if with_state:
+            parts.append(lambda: self._write_state(runner, folder))
+        for write in parts:  # the second in any case, because saving a checkpoint may need all ranks
+            try:
+                write()
+            except (OSError, RuntimeError) as error:
+                if not is_write_failure(error):
+                    raise
+                failure = failure or error
+        return failure
+
+    def _write_batch(self, runner, folder: Path, about: dict, ranks: list[dict]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         all_finite = all(batch["finite"] for rank in ranks for batch in rank["batches"])
-        pictures = []
         for step, described in zip(self.steps, ranks[get_rank()]["batches"], strict=True):
             if all_finite or not described["finite"]:
-                pictures += write_pictures(step.batch, folder, f"rank{get_rank()}_iter{step.iteration}_image")
+                write_pictures(step.batch, folder, f"rank{get_rank()}_iter{step.iteration}_image")
         rates = {name: list(values) for name, values in runner.optim_wrapper.get_lr().items()}
         if is_main_process():
             content = dict(about, learning_rates=rates, ranks=ranks)
             files.write_text(folder / "batch.json", json.dumps(_strict(content), indent=1, allow_nan=False) + "\n")
-        if with_state:
-            path = folder / "state.pth"
-            temporary = files.temporary_path(path)
-            self.meta = dict(epoch=runner.epoch, iter=self.steps[0].iteration - 1)
+
+    def _write_state(self, runner, folder: Path) -> None:
+        path = folder / "state.pth"
+        temporary = files.temporary_path(path)
+        self.meta = dict(epoch=runner.epoch, iter=self.steps[0].iteration - 1)
+        try:
             runner.save_checkpoint(str(folder), temporary.name, meta=dict(self.meta), by_epoch=False)
-            self.meta = {}
             if is_main_process():
                 files.put_in_place(temporary, path)
+        finally:
+            self.meta = {}
+            if is_main_process():
+                files.discard_temporary(path)
 
     def _look_for_spike(self, runner, loss: float) -> None:
         usual = statistics.median(self.losses) if len(self.losses) >= SPIKE_START else 0.0
@@ -188,10 +207,7 @@ class SicknessHook(Hook):
             f"loss {loss:.4g} at iteration {runner.iter} is {loss / usual:.1f} times the median of the last "
             f"{len(self.losses) - 1}; images: {_some(self.last_images, 16)}"
         )
-        runner.logger.warning(text)
-        # mmengine's logger keeps the warnings of other ranks to itself.
-        if not is_main_process():
-            print(f"hybrid-dense: warning: rank {get_rank()}: {text}", file=sys.stderr, flush=True)
+        log_from_any_rank(runner.logger, text)
 
 
 def _describe(step: _Step) -> dict:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -19,15 +20,15 @@ from torch.utils.data import DataLoader
 
 from hybrid_dense.engine.agreement import Agreement
 from hybrid_dense.engine.optim_wrapper import has_just_stepped
-from hybrid_dense.engine.resume_command import resume_command
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.resume_command import command_of
+from hybrid_dense.engine.stop import INTERRUPTED, TERMINATED, TrainingStopped
 
 # In rising order: where ranks have got different signals, the last one counts.
 SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes: after Ctrl-C, and after SIGTERM or SIGUSR1. A scheduler that sees 143 may start the same job again."""
 WORKER_GRACE = 120
 """Seconds that a data worker outlives a SIGTERM that was sent to the whole process group."""
+ORPHAN_SECONDS = 5.0
+"""Between two looks of a data worker whether the process that it loads for is still there."""
 
 
 @HOOKS.register_module()
@@ -51,6 +52,7 @@ class SignalHook(Hook):
     def __init__(self):
         self.received = 0  # place in SIGNALS + 1
         self.agreed = 0
+        self.broken_off = False
         self.agreement: Agreement | None = None
         self.handlers: dict[signal.Signals, object] = {}
         # One byte that data workers share: 1 when they are to obey SIGTERM.
@@ -76,6 +78,10 @@ class SignalHook(Hook):
                         if isinstance(hook, EMAHook):
                             hook.after_val_epoch(runner, {})
                 self._save_and_stop(runner, runner.iter)
+            except Exception:
+                if self.broken_off:  # a library has made something else of the KeyboardInterrupt, as yapf's caller does
+                    raise KeyboardInterrupt from None
+                raise
             finally:
                 self._restore_handlers()
 
@@ -126,6 +132,7 @@ class SignalHook(Hook):
         number = signal.Signals(number)
         if number == signal.SIGINT and self.received:
             self._restore_handlers()
+            self.broken_off = True
             raise KeyboardInterrupt
         self.received = max(self.received, SIGNALS.index(number) + 1)
         if number == signal.SIGINT and is_main_process():
@@ -141,8 +148,7 @@ class SignalHook(Hook):
         self.agreement.wait_for_all()
         self.agreement = None
         self._release_workers()
-        command = resume_command(Path(runner.work_dir, Path(runner.cfg.filename or "config.py").name))
-        message = f"{name}: saved {saved} after iteration {iterations}; go on with: {command}"
+        message = f"{name}: saved {saved} after iteration {iterations}; go on with: {command_of(runner)}"
         runner.logger.info(message)
         raise TrainingStopped(INTERRUPTED if number == signal.SIGINT else TERMINATED, message)
 
@@ -207,3 +213,11 @@ def _prepare_worker(earlier, workers_may_end: mmap.mmap | None, worker_id: int) 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this data worker when its parent was killed; torch's would stay for good if a batch waits in a full pipe."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os._exit(1)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from hybrid_dense.engine.parts import ModelParts, Place
+from hybrid_dense.engine.parts import ModelParts, Place, unwrap
 
 ENDS = ("until", "until_epoch", "until_iter")
 
@@ -95,7 +95,7 @@ class StagedTrainingHook(Hook):
                 f"StagedTrainingHook works in one process or under DDP, not in {type(model).__name__}, which fixes "
                 f"what is trained when it shares the weights out"
             )
-        plain = model.module if is_model_wrapper(model) else model
+        plain = unwrap(model)
         parts = ModelParts(plain)
         self.parameters = places_of(plain.named_parameters(remove_duplicate=False), parts)
         modules = plain.named_modules(remove_duplicate=False)

@@ -18,6 +18,7 @@ from mmengine.registry import HOOKS
 from hybrid_dense.engine import heartbeat
 from hybrid_dense.engine.data_workers import describe_data_workers
 from hybrid_dense.engine.heartbeat import WAITING_FOR_RANKS, Heartbeats
+from hybrid_dense.engine.rank_log import log_from_any_rank
 
 WAITING_FOR_DATA, COMPUTING, EVALUATING = "waiting for data", "computing", "evaluating"
 # Where a step stands that waits for collectives or for the device: the innermost Python file is one of these.
@@ -139,7 +140,7 @@ def _watch(reference, ended: threading.Event, main_thread: int, logger: logging.
             with contextlib.suppress(Exception):
                 _heartbeats.send(*place, *_stand(doing, sys._current_frames().get(main_thread)), seconds)
         if reported is not None and since != reported:
-            _say(logger, f"going on after {since - reported:.0f} s", logging.INFO)
+            log_from_any_rank(logger, f"going on after {since - reported:.0f} s", logging.INFO)
             reported = None
         if seconds > hook.seconds and doing != EVALUATING and reported is None:
             reported = since
@@ -154,7 +155,7 @@ def _report(reference, logger: logging.Logger, main_thread: int, doing: str, sin
     stack = "".join(traceback.format_stack(sys._current_frames().get(main_thread)))
     hook = reference()
     if hook is not None and hook.since == since:
-        _say(logger, f"{text}\nThe main thread stands at (innermost call last):\n{stack}", logging.WARNING)
+        log_from_any_rank(logger, f"{text}\nThe main thread stands at (innermost call last):\n{stack}")
 
 
 def _stand(doing: str, frame) -> tuple[str, str]:
@@ -194,10 +195,3 @@ def name_missing_ranks() -> str:
     except Exception:
         # Under torchrun its agent keeps the store, else rank 0 does.
         return "the process that keeps the group's store (rank 0's machine) has gone"
-
-
-def _say(logger: logging.Logger, text: str, level: int) -> None:
-    logger.log(level, text)
-    # mmengine's logger keeps the warnings of other ranks to itself.
-    if get_rank() != 0 and level >= logging.WARNING:
-        print(f"hybrid-dense: warning: rank {get_rank()}: {text}", file=sys.stderr, flush=True)
