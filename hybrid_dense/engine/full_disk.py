@@ -9,10 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hybrid_dense.engine.resume_command import resume_command
-from hybrid_dense.engine.stop import TrainingStopped
-
-# EX_IOERR of sysexits.h: the training itself is sound, its disk is not.
-WRITE_FAILED = 74
+from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -52,10 +49,11 @@ def stopping_on_full_disk(folder: str | Path, dumped_config: Path | None = None)
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if not _is_full(error):
             raise
-        path = Path(error.filename if isinstance(error.filename, str) else folder)
+        named = getattr(error, "filename", None)
+        path = Path(named if isinstance(named, str) else folder)
         raise TrainingStopped(WRITE_FAILED, describe_failure(path, error, resume_command(dumped_config))) from error
 
 

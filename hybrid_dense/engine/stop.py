@@ -6,6 +6,8 @@ from __future__ import annotations
 WRONG_INPUT = 2
 # Something was not finite.
 SICK = 3
+# EX_IOERR of sysexits.h: the training is sound, its disk is full or broken.
+WRITE_FAILED = 74
 # After Ctrl-C, and after SIGTERM or SIGUSR1. A scheduler that sees 143 may start the same job again.
 INTERRUPTED, TERMINATED = 130, 143
 

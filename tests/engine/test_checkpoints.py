@@ -12,12 +12,12 @@ from mmengine.runner import Runner
 from toy_training import STEPS, Scores, build, checkpoints, train
 
 import hybrid_dense.engine.hooks.checkpoints as module
-from hybrid_dense.engine import files, full_disk, latest
+from hybrid_dense.engine import files, latest
 from hybrid_dense.engine.checkpoint import safe_load
 from hybrid_dense.engine.equip import equip
 from hybrid_dense.engine.hooks import AtomicCheckpointHook
 from hybrid_dense.engine.latest import find_damage, find_latest
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
 both_runners = pytest.mark.parametrize("flexible", [False, True], ids=["Runner", "FlexibleRunner"])
 
@@ -161,7 +161,7 @@ def test_a_full_disk_stops_the_run_with_a_line_and_leaves_what_was_there(tmp_pat
     again = build(tmp_path, 3, scores=Scores((0.2, 0.3)), checkpoint=options, ballast=2**18, resume=True)
     with pytest.raises(TrainingStopped) as stop:
         again.train()
-    assert stop.value.code == full_disk.WRITE_FAILED != 0
+    assert stop.value.code == WRITE_FAILED != 0
     message = stop.value.message
     assert "\n" not in message and str(tmp_path) in message and "about 1.0 MiB needed" in message
     assert "MiB free" in message and message.endswith("--resume auto")

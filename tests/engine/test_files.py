@@ -12,7 +12,7 @@ import torch
 from hybrid_dense.engine import files, full_disk, latest
 from hybrid_dense.engine.files import put_in_place, temporary_path
 from hybrid_dense.engine.latest import find_damage, find_latest
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
 
 class Killed(BaseException):
@@ -196,7 +196,11 @@ def test_another_failure_is_not_called_a_full_disk(tmp_path):
 def test_any_writer_that_finds_the_disk_full_stops_the_training(tmp_path):
     with pytest.raises(TrainingStopped) as stop, full_disk.stopping_on_full_disk(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "scalars.json"))
-    assert stop.value.code == full_disk.WRITE_FAILED and str(tmp_path / "scalars.json") in stop.value.message
+    assert stop.value.code == WRITE_FAILED and str(tmp_path / "scalars.json") in stop.value.message
+    with pytest.raises(TrainingStopped), full_disk.stopping_on_full_disk(tmp_path):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")  # torch.save's own
+    with pytest.raises(RuntimeError), full_disk.stopping_on_full_disk(tmp_path):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(PermissionError), full_disk.stopping_on_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 

@@ -12,9 +12,9 @@ from processes import mount_small_disk, start
 from toy_training import build, train
 
 from hybrid_dense.engine.checkpoint import load_state_dict
-from hybrid_dense.engine.full_disk import WRITE_FAILED, stopping_on_full_disk
+from hybrid_dense.engine.full_disk import stopping_on_full_disk
 from hybrid_dense.engine.latest import find_damage, find_latest
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
 # Of float32: 4 MiB a checkpoint. The disk has 16.
 BALLAST = 2**20

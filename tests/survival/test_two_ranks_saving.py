@@ -12,10 +12,9 @@ from toy_training import STEPS, build, checkpoints, train
 
 from hybrid_dense.engine import files
 from hybrid_dense.engine.checkpoint import safe_load
-from hybrid_dense.engine.full_disk import WRITE_FAILED
 from hybrid_dense.engine.hooks import AtomicCheckpointHook
 from hybrid_dense.engine.latest import find_damage, find_latest
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
 
 def on_two_ranks(tmp_path: Path, action) -> list[int]:

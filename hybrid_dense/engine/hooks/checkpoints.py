@@ -16,8 +16,8 @@ from torch.nn import Parameter
 from hybrid_dense.engine import files, full_disk, latest
 from hybrid_dense.engine.checkpoint import safe_load
 from hybrid_dense.engine.hook_states import collect_states, restore_states
-from hybrid_dense.engine.resume_command import resume_command
-from hybrid_dense.engine.stop import TrainingStopped
+from hybrid_dense.engine.resume_command import command_of
+from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
 # Names of the checkpoints that were saved in the middle of an epoch, in the message hub.
 _MID_EPOCH = "mid_epoch_ckpts"
@@ -164,7 +164,7 @@ class AtomicCheckpointHook(CheckpointHook):
             files.put_in_place(temporary, published)
         except OSError as error:
             files.discard_temporary(path)
-            self._stop(runner, full_disk.describe_failure(path, error, _command(runner)))
+            self._stop(runner, full_disk.describe_failure(path, error, command_of(runner)))
         runner.logger.info(f"{path} is published as {published}")
 
     def _save_last(self, runner, name: str, meta: dict) -> None:
@@ -215,11 +215,11 @@ class AtomicCheckpointHook(CheckpointHook):
                 files.discard_temporary(path)
             if failure is not None and not full_disk.is_write_failure(failure):
                 raise failure
-            self._stop(runner, full_disk.describe_failure(path, failures[0], _command(runner), self._needed))
+            self._stop(runner, full_disk.describe_failure(path, failures[0], command_of(runner), self._needed))
 
     def _stop(self, runner, message: str) -> None:
         runner.logger.error(message)
-        raise TrainingStopped(full_disk.WRITE_FAILED, message)
+        raise TrainingStopped(WRITE_FAILED, message)
 
     def _prune(self, runner, outdated: list[str], keep: list[str] = ()) -> None:
         """Remove checkpoints that the latest, now safely there, has made superfluous."""
@@ -241,10 +241,6 @@ class AtomicCheckpointHook(CheckpointHook):
     def _is_local(self) -> bool:
         # The deprecated file_client_args wrap the backend once more.
         return isinstance(getattr(self.file_backend, "client", self.file_backend), LocalBackend)
-
-
-def _command(runner) -> str:
-    return resume_command(Path(runner.work_dir, Path(runner.cfg.filename or "config.py").name))
 
 
 def _info(hub, key: str):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from hybrid_dense.engine.parts import unwrap
 from hybrid_dense.engine.random_states import read_random_states, restore_random_states
+from hybrid_dense.engine.resumable import check_resumable, take_trained_weights
 
 
 class ExactResumeHook(Hook):
@@ -37,9 +38,18 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self.loaded = checkpoint.get("hybrid_dense", {})
+        if not runner._resume:
+            return
+        with_optimizer = all(getattr(hook, "save_optimizer", True) for hook in runner.hooks)
+        optimizer = getattr(runner.optim_wrapper, "optimizer", None)  # several have none of their own
+        check_resumable(checkpoint, unwrap(runner.model), optimizer, with_optimizer)
+        if not any(isinstance(hook, EMAHook) for hook in runner.hooks) and take_trained_weights(checkpoint):
+            print_log("averaged weights (EMA) in the checkpoint are left; it goes on with the trained ones", "current")
 
     def before_train(self, runner) -> None:
         loaded, self.loaded = self.loaded, None
+        if runner.iter >= runner.max_iters:
+            print_log(f"nothing left to train: the checkpoint is at iteration {runner.iter} of {runner.max_iters}", "current")
         # Weights to start from, and not a training to resume, leave the loop at 0.
         if runner.epoch == runner.iter == 0:
             return
