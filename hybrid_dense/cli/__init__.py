@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from hybrid_dense.engine.stop import INTERRUPTED, WRONG_INPUT, TrainingStopped, is_misspelt_parameter
+from hybrid_dense.engine.stop import INTERRUPTED, WRONG_INPUT, TrainingStopped, is_misspelt
 from hybrid_dense.version import __version__
 
 COMMANDS = {
@@ -77,11 +77,13 @@ def run(command, args: argparse.Namespace) -> int:
         print(f"hybrid-dense: error: rank {rank} lost the others: {missing} ({reason})", file=sys.stderr, flush=True)
         sys.last_value = error  # as after any exception: do not wait for the others at the end
         return 1
-    except (CommandError, ValueError, OSError, TypeError) as error:
-        ours = isinstance(error, TypeError) and not is_misspelt_parameter(error)
+    except (CommandError, ValueError, OSError, TypeError, KeyError) as error:
+        ours = isinstance(error, (TypeError, KeyError)) and not is_misspelt(error)
         if ours or os.environ.get("HYBRID_DENSE_TRACEBACK"):
             raise
-        print(f"hybrid-dense: error: {error}", file=sys.stderr)
+        # A KeyError shows its text as Python would write it.
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"hybrid-dense: error: {text}", file=sys.stderr)
         return WRONG_INPUT
 
 

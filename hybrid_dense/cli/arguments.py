@@ -76,11 +76,18 @@ def add_speed_arguments(parser: argparse.ArgumentParser) -> None:
         "--ema",
         nargs="?",
         const=True,
-        type=float,
+        type=_momentum,
         metavar="MOMENTUM",
         help="average the weights over the last steps, validate with the average and save it as the model "
         "(0.0002: over 5000 steps, and over no more than a tenth of the training so far)",
     )
+
+
+def _momentum(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is no momentum; --ema without one comes last") from None
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,4 +115,30 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_epochs_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, help="train this long; the learning-rate schedule is stretched along")
+    parser.add_argument(
+        "--epochs", type=_positive, help="train this long; the learning-rate schedule is stretched along"
+    )
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 up")
+    return int(word)
+
+
+def add_resume_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        type=_checkpoint,
+        metavar="CHECKPOINT",
+        help="go on from this checkpoint; without a path (or with 'auto') from the last one of the work folder",
+    )
+
+
+def _checkpoint(word: str) -> str:
+    if Path(word).suffix in (".py", ".json", ".yaml", ".yml"):
+        # `--resume CONFIG` is the same slip as `--amp CONFIG`.
+        raise argparse.ArgumentTypeError(f"{word!r} is a config; --resume without a checkpoint comes last")
+    return word

@@ -122,6 +122,11 @@ def join_processes(cfg: Config, launcher: str) -> bool:
     cfg.launcher = "none" if launcher == "none" else "pytorch"
     if launcher == "none":
         return False
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
+    if missing:
+        raise CommandError(f"--launcher {launcher} needs {', '.join(missing)}; start it through tools/dist_train.sh")
     options = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -160,7 +165,10 @@ def trust_checkpoints(cfg: Config, resume: str | None) -> None:
 
 
 def resume_from(cfg: Config, checkpoint: str) -> None:
-    """Let a training go on from a checkpoint or, for "auto", from the latest good one of its work folder."""
+    """Let a training go on from a checkpoint or, for "auto", from the latest good one of its work folder.
+
+    ``cfg.resume`` is then its path; `create_runner` understands that.
+    """
     if checkpoint != "auto":
         # Missing, broken or unsafe files end here, before mmengine opens them.
         damage = find_damage(Path(checkpoint)) if Path(checkpoint).exists() else None
@@ -173,7 +181,7 @@ def resume_from(cfg: Config, checkpoint: str) -> None:
             print(f"nothing to resume in {cfg.work_dir}, starting from the beginning", flush=True)
         cfg.resume = False
         return
-    cfg.resume, cfg.load_from = True, str(checkpoint)
+    cfg.resume = str(checkpoint)
 
 
 def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
@@ -182,8 +190,22 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     if os.environ.get("RANK", "0") == "0":
         check_data(cfg, splits)
     set_up_device(cfg)
-    runner = StrategyRunner if cfg.get("strategy") else Runner
-    return tolerate_broken_images(runner.from_cfg(cfg))
+    return create_runner(cfg)
+
+
+def create_runner(cfg: Config) -> Runner:
+    """mmengine's runner of a config; broken images are tolerated.
+
+    What it goes on from is a matter of this start: the config that it dumps begins where the original does.
+    """
+    checkpoint = cfg.get("resume")
+    if isinstance(checkpoint, str):
+        cfg.resume = False
+    kind = StrategyRunner if cfg.get("strategy") else Runner
+    runner = tolerate_broken_images(kind.from_cfg(cfg))
+    if isinstance(checkpoint, str):
+        runner._resume, runner._load_from = True, checkpoint
+    return runner
 
 
 def set_up_device(cfg: Config) -> None:

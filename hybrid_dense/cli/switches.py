@@ -74,7 +74,8 @@ def describe_training(cfg: Config, processes: int) -> str:
             precision = f"float32 ({device.type} without native {precision})"
     elif cuda and cfg.get("tf32", True):
         precision = "float32 (TF32)"
-    images = cfg.train_dataloader.get("batch_size") or cfg.train_dataloader.batch_sampler.batch_size
+    loader = cfg.train_dataloader
+    images = loader.batch_size if "batch_size" in loader else loader.batch_sampler.batch_size
     accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     backbone = cfg.model.get("backbone") or {}
     states = {

@@ -16,6 +16,7 @@ import argparse
 from hybrid_dense.cli.arguments import (
     add_config_arguments,
     add_epochs_argument,
+    add_resume_argument,
     add_search_arguments,
     add_speed_arguments,
     add_trust_argument,
@@ -25,13 +26,7 @@ from hybrid_dense.cli.arguments import (
 def build_parser(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     course = parser.add_argument_group("course of the training")
-    course.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="go on from this checkpoint; without a path (or with 'auto') from the last one of the work folder",
-    )
+    add_resume_argument(course)
     course.add_argument(
         "--auto-scale-lr",
         action="store_true",
@@ -118,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     restarted = join_processes(cfg, args.launcher)
     latest = find_latest(cfg.work_dir) if restarted else None
     if latest is not None:
-        cfg.resume, cfg.load_from = True, str(latest)
+        cfg.resume = str(latest)
     elif args.resume is not None:
         resume_from(cfg, args.resume)
     if args.strategy is not None:

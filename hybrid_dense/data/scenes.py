@@ -240,7 +240,7 @@ def write_scenes(
     """
     root, counts = Path(root), {"train": train, "val": val}
     for name, count in counts.items():
-        if count < 1:
+        if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name}={count} scenes; ask for at least 1")
     parameters = _parameters(train, val, size, seed)
     _remove_stale_partials(root)

@@ -18,7 +18,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from hybrid_dense.engine.stop import WRONG_INPUT, is_misspelt_parameter
+from hybrid_dense.engine.stop import WRONG_INPUT, is_misspelt
 
 # How long to wait for the others, in seconds, where nobody says otherwise.
 JOIN_SECONDS = 600.0
@@ -163,7 +163,7 @@ def no_restart_for_mistakes() -> Iterator[None]:
     except (RuntimeError, MemoryError, ValueError, OSError):
         raise
     except Exception as error:
-        if not dist.is_initialized() or is_misspelt_parameter(error):
+        if not dist.is_initialized() or is_misspelt(error):
             raise
         traceback.print_exc()
         raise SystemExit(WRONG_INPUT) from None

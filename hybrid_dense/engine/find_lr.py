@@ -47,11 +47,11 @@ class Sweep:
     @property
     def steepest(self) -> float | None:
         """The rate at which the loss falls fastest on its way to the minimum, None if it never falls."""
-        lowest = int(np.argmin(self.smoothed))
-        if lowest < 2:
+        lowest, first = int(np.argmin(self.smoothed)), _reach(len(self.losses))  # before that hardly smoothed
+        if lowest < first + 2:
             return None
         slopes = np.gradient(self.smoothed, np.log10(self.rates))[:lowest]
-        place = int(np.argmin(slopes))
+        place = first + int(np.argmin(slopes[first:]))
         return self.rates[place] if slopes[place] < 0 else None
 
     @property
@@ -132,9 +132,13 @@ def sweep(model, wrapper, loader, low: float = LOWEST, high: float = HIGHEST, st
 
 def smooth(losses: list[float]) -> tuple[float, ...]:
     """The mean over neighbours, as many to one side as to the other, so that the curve does not lag behind."""
-    values, reach = np.asarray(losses), max(1, round(_REACH * len(losses)))
+    values, reach = np.asarray(losses), _reach(len(losses))
     near = [min(reach, place, len(values) - 1 - place) for place in range(len(values))]
     return tuple(float(values[place - n : place + n + 1].mean()) for place, n in enumerate(near))
+
+
+def _reach(count: int) -> int:
+    return max(1, round(_REACH * count))
 
 
 def _take_step(model, wrapper, batches: Iterator, accumulated: int) -> float:

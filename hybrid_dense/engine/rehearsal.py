@@ -37,6 +37,7 @@ def rehearsal_config(cfg: Config, work_dir: Path) -> Config:
         auto_scale_lr=None,
         visualizer=None,
         resume=False,
+        load_from=cfg.resume if isinstance(cfg.get("resume"), str) else cfg.get("load_from"),  # `train --resume`
         log_level="WARNING",
         **{f"{split}_{part}": None for split in ("val", "test") for part in ("cfg", "dataloader", "evaluator")},
     )

@@ -16,13 +16,16 @@ from hybrid_dense.engine.checkpoint import some_of
 _START = "to start a new training from its weights: --cfg-options load_from=…, without --resume"
 
 
-def check_resumable(checkpoint: Mapping, model: nn.Module, optimizer: Optimizer | None, with_optimizer: bool) -> None:
+def check_resumable(
+    checkpoint: Mapping, path: str, model: nn.Module | None, optimizer: Optimizer | None, with_optimizer: bool
+) -> None:
     """Refuse to go on from a checkpoint that is not of this model and optimizer, or of no training at all.
 
     Args:
         checkpoint: its content.
-        model: the one that is trained, without wrappers.
-        optimizer: None where there is not the one, as with several of them; it is not looked at then.
+        path: where it is from, for the message.
+        model: the one that is trained, without wrappers; None where its parameters are not those of a checkpoint.
+        optimizer: None likewise, and where there are several.
         with_optimizer: whether checkpoints of this training hold the state of the optimizer.
 
     Raises:
@@ -33,20 +36,18 @@ def check_resumable(checkpoint: Mapping, model: nn.Module, optimizer: Optimizer 
     if with_optimizer and "optimizer" not in checkpoint:
         absent.append("optimizer")
     if absent:
-        raise ValueError(f"the checkpoint holds weights, but no training to go on with (no {absent[-1]}); {_START}")
+        raise ValueError(f"{path} holds weights, but no training to go on with (no {absent[-1]}); {_START}")
     weights = checkpoint.get("state_dict", {})
     strange = [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in (model.named_parameters() if model else ())
         if name not in weights or weights[name].shape != parameter.shape
     ]
     if strange:
-        raise ValueError(
-            f"the checkpoint is of another model: {some_of(strange)} missing in it or of another shape; {_START}"
-        )
+        raise ValueError(f"{path} is of another model: {some_of(strange)} missing in it or of another shape; {_START}")
     groups = checkpoint.get("optimizer", {}).get("param_groups")
     if optimizer is not None and groups:
-        _check_groups(groups, optimizer.param_groups)
+        _check_groups(path, groups, optimizer.param_groups)
 
 
 def take_trained_weights(checkpoint: dict) -> bool:
@@ -63,18 +64,17 @@ def take_trained_weights(checkpoint: dict) -> bool:
     return True
 
 
-def _check_groups(saved: list[dict], ours: list[dict]) -> None:
+def _check_groups(path: str, saved: list[dict], ours: list[dict]) -> None:
     """One line instead of a KeyError in the first step; parameters are matched by their place in the groups."""
     sizes, our_sizes = ([len(group["params"]) for group in groups] for groups in (saved, ours))
     if sizes != our_sizes:
         raise ValueError(
-            f"the checkpoint's optimizer has {len(sizes)} groups of {sum(sizes)} parameters, and this one "
-            f"{len(our_sizes)} of {sum(our_sizes)}: constructor and paramwise_cfg of optim_wrapper must stay as they "
+            f"{path} is of another optimizer: it has {sum(sizes)} parameters in {len(sizes)} groups, this one "
+            f"{sum(our_sizes)} in {len(our_sizes)}; optim_wrapper's constructor and paramwise_cfg must stay as they "
             f"were; {_START}"
         )
-    options, our_options = set(saved[0]), set(ours[0])
-    if options - our_options and our_options - options:
+    theirs, own = sorted(set(saved[0]) - set(ours[0])), sorted(set(ours[0]) - set(saved[0]))
+    if theirs and own:  # another version of torch adds some or takes some away
         raise ValueError(
-            f"the checkpoint is of another optimizer, one with {', '.join(sorted(options - our_options))}; this one has "
-            f"{', '.join(sorted(our_options - options))}; {_START}"
+            f"{path} is of another optimizer, one with {', '.join(theirs)}; this one has {', '.join(own)}; {_START}"
         )

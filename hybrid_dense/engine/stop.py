@@ -28,6 +28,8 @@ class TrainingStopped(SystemExit):
         return self.message
 
 
-def is_misspelt_parameter(error: Exception) -> bool:
-    """Whether this is the one TypeError that is the user's: a config names a parameter that its class does not have."""
-    return isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+def is_misspelt(error: Exception) -> bool:
+    """Whether this is the one TypeError or KeyError that is the user's: a config names a parameter that its class does
+    not have, or a class that is not registered."""
+    wanted = {TypeError: "unexpected keyword argument", KeyError: " registry. Please check"}
+    return any(isinstance(error, kind) and text in str(error) for kind, text in wanted.items())

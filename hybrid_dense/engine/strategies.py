@@ -78,9 +78,10 @@ def _deepspeed(cfg: Config, on_gpu: bool) -> dict:
         raise ValueError("--strategy deepspeed needs a package that is not here: pip install deepspeed")
     if not on_gpu:
         raise ValueError("--strategy deepspeed needs GPUs; on a CPU use --strategy ddp or fsdp")
-    if cfg.get("load_from") and Path(cfg.load_from).is_dir() and not is_trusted(cfg.load_from):
+    source = cfg.resume if isinstance(cfg.get("resume"), str) else cfg.get("load_from")
+    if source and Path(source).is_dir() and not is_trusted(source):
         raise ValueError(
-            f"DeepSpeed reads {cfg.load_from} through pickle, which runs what code is in it; if it is your own: "
+            f"DeepSpeed reads {source} through pickle, which runs what code is in it; if it is your own: "
             f"--trust-checkpoint"
         )
     wrapper = cfg.optim_wrapper

@@ -63,7 +63,7 @@ def test_a_hybrid_beside_its_trunks(capsys, tmp_path):
         assert f"{over['ratio']:.3f}" in out
     assert [over["mode"] for over in page["over_trunks"]] == ["train", "infer"]
     assert page["machine"]["device"] == "cpu"
-    assert page["machine"]["torch"] and page["date"] and page["command"].startswith("hybrid-dense ")
+    assert page["machine"]["torch"] and page["date"] and page["command"].startswith("hybrid-dense")
     assert {"training step", "inference"} <= set(re.findall(r"^(training step|inference)", out, flags=re.MULTILINE))
     assert (tmp_path / "benchmark.png").read_bytes().startswith(PNG)
 

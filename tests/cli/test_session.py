@@ -6,7 +6,13 @@ import pytest
 from mmengine.config import Config
 
 from hybrid_dense.cli import CommandError
-from hybrid_dense.cli.session import parse_options, read_slurm_environment, register_host, stretch_schedule
+from hybrid_dense.cli.session import (
+    join_processes,
+    parse_options,
+    read_slurm_environment,
+    register_host,
+    stretch_schedule,
+)
 
 
 def test_epochs_stretch_the_whole_schedule_but_its_warm_up():
@@ -79,6 +85,12 @@ def test_an_option_without_a_value_is_named():
 def test_a_config_of_no_known_host_says_what_to_set(scope):
     with pytest.raises(CommandError, match="set it to 'mmdet' or 'mmseg'"):
         register_host(Config(dict(default_scope=scope)))
+
+
+def test_processes_without_a_launcher_are_told_to_use_one(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(CommandError, match=r"--launcher pytorch needs RANK.*; start it through tools/dist_train\.sh"):
+        join_processes(Config(dict()), "pytorch")
 
 
 def test_slurm_tells_torch_who_is_who(monkeypatch):

@@ -185,6 +185,12 @@ def test_one_line_says_what_a_training_uses(monkeypatch):
     )
 
 
+def test_the_line_leaves_a_wrong_batch_to_the_loader():
+    cfg = config()
+    cfg.train_dataloader.batch_size = 0
+    assert "0 images × 1 process" in describe_training(cfg, 1)
+
+
 def test_the_line_tells_the_precision_that_is_used_and_not_the_one_that_was_asked_for(monkeypatch):
     monkeypatch.setattr(switches, "computes", lambda device, dtype: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import LOOPS
 from small_demo import DEMO, SMALL
+
+from hybrid_dense.cli import main, run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -26,6 +30,8 @@ def test_resume_goes_on_at_the_right_step(command, trained):
     options = ["--cfg-options", *SMALL, "train_cfg.max_epochs=2", "default_hooks.logger.interval=1"]
     done = command("train", DEMO, "--work-dir", trained, "--resume", *options)
     assert done.returncode == 0, done.stderr[-3000:]
+    dumped = Config.fromfile(trained / Path(DEMO).name)  # it can be trained again, after this checkpoint has gone
+    assert (dumped.resume, dumped.load_from) == (False, None)
     steps = re.findall(r"Epoch\(train\)\s+\[(\d+)\]\[(\d+)/4\]", done.stdout + done.stderr)
     assert steps == [("2", str(step)) for step in (1, 2, 3, 4)]
     assert torch.load(trained / "epoch_2.pth", weights_only=False)["meta"]["iter"] == 8
@@ -97,6 +103,30 @@ def test_what_a_user_can_mend_is_one_clear_line(command, arguments, message):
     assert len(errors) == 1, done.stderr[-2000:]
     assert re.search(message, errors[0])
     assert "Traceback" not in done.stderr
+
+
+def test_a_class_that_is_not_registered_is_one_line(capsys):
+    def command(args):
+        LOOPS.build(dict(type="EpochLoop"))
+
+    assert run(command, None) == 2
+    assert capsys.readouterr().err.startswith("hybrid-dense: error: EpochLoop is not in the ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume", "a.yaml"], "'a.yaml' is a config; --resume without a checkpoint comes last"),
+        (["--ema", "a.py"], "'a.py' is no momentum; --ema without one comes last"),
+        (["a.py", "--epochs", "0"], "'0' is no number from 1 up"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_slips_with_options_are_named(capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_more_processes_than_devices_names_the_form_that_works(command):

@@ -200,6 +200,8 @@ def test_a_complete_folder_is_reused_and_anything_else_is_refused(root, tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="val=0"):
         write_scenes(tmp_path / "none", val=0)
+    with pytest.raises(ValueError, match="train=many scenes; ask for at least 1"):
+        write_scenes(tmp_path / "none", train="many")
 
 
 def test_cache_folder_comes_from_the_environment_and_names_the_parameters(tmp_path, monkeypatch):

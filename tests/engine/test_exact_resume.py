@@ -45,9 +45,9 @@ STEPS = 4  # an epoch: three whole batches and one of a single sample
 class Net(BaseModel):
     """BatchNorm, dropout and drop path: buffers that change, and random numbers in every step."""
 
-    def __init__(self):
+    def __init__(self, hidden=8):
         super().__init__()
-        self.first, self.norm, self.second = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)
+        self.first, self.norm, self.second = nn.Linear(4, hidden), nn.BatchNorm1d(hidden), nn.Linear(hidden, 1)
         self.drop, self.path = nn.Dropout(0.3), DropPath(0.3)
 
     def forward(self, inputs, index=None, mode="tensor"):
@@ -170,6 +170,7 @@ def run_training(
     batch=BATCH,
     runner_type=Runner,
     hooks=(),
+    hidden=8,
     **options,
 ):
     """Run a training; returns its record and its last checkpoint's content. ``save`` is the step to save after."""
@@ -189,7 +190,7 @@ def run_training(
         sampler=dict(type="DefaultSampler", shuffle=False),
     )
     torch.manual_seed(0)
-    model = Net()
+    model = Net(hidden)
     seed_everything(*folder.name.encode())  # every run finds the generators in another state
     runner = runner_type(
         **dict(
@@ -405,6 +406,43 @@ def test_with_the_other_parts_of_the_engine(train, flexible):
     whole = train(hooks=[StopAfter(6)], **options)
     assert "gradients" in safe_load(whole.folder / "mid.pth")["hybrid_dense"]
     assert_same(whole, train(resume=whole.folder / "mid.pth", **options), first=6)
+
+
+def test_without_the_average_the_trained_weights_go_on(train):
+    whole = train(save=6, seed=0)
+    averaged = train(save=6, seed=0, ema=True)  # the average changes nothing that is trained
+    assert_same(whole, train(resume=averaged.folder / "mid.pth", seed=0), first=6)
+
+
+@pytest.mark.parametrize(
+    ("drop", "change", "message"),
+    [
+        ("epoch", {}, r"no training to go on with \(no epoch\).*load_from="),
+        ("optimizer", {}, r"no training to go on with \(no optimizer\)"),
+        (None, {"hidden": 9}, r"of another model: 5 \(first.weight, first.bias, …\) missing in it or of another shape"),
+        (None, {"type": "SGD"}, "odd.pth is of another optimizer, one with .*betas"),
+        (
+            None,
+            {"paramwise_cfg": dict(bias_lr_mult=2)},
+            "odd.pth is of another optimizer: it has 6 parameters in 1 groups, this one 6 in 6",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_of_this_training_is_refused(train, tmp_path, drop, change, message):
+    content = safe_load(train(save=6).folder / "mid.pth")
+    for part in (content, content["meta"]):
+        part.pop(drop, None)
+    torch.save(content, tmp_path / "odd.pth")
+    optimizer = dict(type=change.get("type", "AdamW"), lr=0.01)
+    options = dict(optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=change.get("paramwise_cfg")))
+    with pytest.raises(ValueError, match=message):
+        train(resume=tmp_path / "odd.pth", hidden=change.get("hidden", 8), **options)
+
+
+def test_a_training_that_has_ended_says_so(train, capsys):
+    whole = train()
+    train(resume=whole.folder / "epoch_3.pth")
+    assert "nothing left to train: the checkpoint is at iteration 12 of 12" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("by_epoch", [True, False])

@@ -152,6 +152,13 @@ def test_the_steepest_place_lies_before_the_minimum():
     assert found.tenth == pytest.approx(0.05 / 10, rel=0.3)
 
 
+def test_the_first_losses_which_no_neighbours_smooth_are_not_the_steepest():
+    rates = np.geomspace(1e-6, 1, 61)
+    fall = 1 / (1 + np.exp(4 * (np.log10(rates) + 3)))
+    fall[:2] += [0.6, 0.3]
+    assert curve(fall.tolist()).steepest == pytest.approx(1e-3, rel=0.3)
+
+
 def test_a_loss_that_never_falls_suggests_nothing():
     found = curve(np.linspace(1, 5, 40).tolist())
     assert found.steepest is None and found.tenth is None

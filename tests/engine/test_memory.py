@@ -1,6 +1,10 @@
 """What a process may still take, read from a copy of /proc and /sys."""
 
+import subprocess
+import sys
+
 import pytest
+import torch
 
 from hybrid_dense.engine.memory import available_memory, peak_memory
 
@@ -59,3 +63,11 @@ def test_the_first_version_of_control_groups(machine):
 def test_this_machine_and_this_process():
     assert 2**24 < peak_memory() < 2**40
     assert 2**20 < available_memory() < 2**50
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the two apart")
+def test_the_peak_of_a_child_is_not_that_of_its_parent():
+    held = torch.ones(GIB // 2, dtype=torch.uint8)
+    code = "from hybrid_dense.engine.memory import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(child.stdout.split()[-1]) < peak_memory() - held.nbytes // 2

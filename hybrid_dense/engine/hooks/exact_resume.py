@@ -42,14 +42,20 @@ class ExactResumeHook(Hook):
             return
         with_optimizer = all(getattr(hook, "save_optimizer", True) for hook in runner.hooks)
         optimizer = getattr(runner.optim_wrapper, "optimizer", None)  # several have none of their own
-        check_resumable(checkpoint, unwrap(runner.model), optimizer, with_optimizer)
+        # mmengine's FSDP (FSDP1) has flat shares in the place of parameters, which tell nothing.
+        model = None if hasattr(runner.model, "_fsdp_wrapped_module") else unwrap(runner.model)
+        check_resumable(
+            checkpoint, str(runner._load_from or "the checkpoint"), model, optimizer if model else None, with_optimizer
+        )
         if not any(isinstance(hook, EMAHook) for hook in runner.hooks) and take_trained_weights(checkpoint):
             print_log("averaged weights (EMA) in the checkpoint are left; it goes on with the trained ones", "current")
 
     def before_train(self, runner) -> None:
         loaded, self.loaded = self.loaded, None
         if runner.iter >= runner.max_iters:
-            print_log(f"nothing left to train: the checkpoint is at iteration {runner.iter} of {runner.max_iters}", "current")
+            print_log(
+                f"nothing left to train: the checkpoint is at iteration {runner.iter} of {runner.max_iters}", "current"
+            )
         # Weights to start from, and not a training to resume, leave the loop at 0.
         if runner.epoch == runner.iter == 0:
             return
