@@ -41,8 +41,16 @@ class Carry(nn.Module):
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """(b, source channels, …) to (b, target channels, *size)."""
-        source, coarse, target = self.strides
-        message = self.project(self.norm(to_stride(features, source, coarse, size)))
+        return self.spread(self.gather(features, size), size)
+
+    def gather(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """The source in the target's channels, at the coarser of the two strides."""
+        source, coarse, _ = self.strides
+        return self.project(self.norm(to_stride(features, source, coarse, size)))
+
+    def spread(self, message: Tensor, size: tuple[int, int]) -> Tensor:
+        """From the coarser stride to the target's, whatever the channels."""
+        _, coarse, target = self.strides
         return to_stride(message, coarse, target, size)
 
 

@@ -1,5 +1,7 @@
 """Each stream decides, position by position and channel by channel, how much of the other one it takes."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
@@ -10,9 +12,10 @@ from hybrid_dense.fusion.base import Bridge, Carry, Fusion
 
 
 class Gate(nn.Module):
-    """Two streams (b, c, h, w) to one gate (b, c, h, w) in (0, 1).
+    """Two streams to one gate (b, c, h, w) in (0, 1); the message may still be coarser, and ``spread`` brings it there.
 
-    Convolving two stacked streams is convolving each and adding, so nothing is stacked in memory.
+    Convolving two stacked streams is convolving each and adding, so nothing is stacked in memory; and a 1×1 convolution
+    of what is spread is the spread of what was convolved, with fewer channels to spread.
     """
 
     def __init__(self, channels: int):
@@ -22,8 +25,9 @@ class Gate(nn.Module):
         self.message = nn.Conv2d(channels, hidden, 1, bias=False)
         self.expand = nn.Conv2d(hidden, channels, 1)
 
-    def forward(self, target: Tensor, message: Tensor) -> Tensor:
-        return self.expand(F.relu(self.target(target) + self.message(message))).sigmoid()
+    def forward(self, target: Tensor, message: Tensor, spread: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
+        hidden = self.target(target) + spread(self.message(message), target.shape[-2:])
+        return self.expand(F.relu(hidden)).sigmoid()
 
 
 class GatedBridge(Bridge):
@@ -38,8 +42,10 @@ class GatedBridge(Bridge):
         self.gate = Gate(target.channels)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        message = self.carry(source, target.shape[-2:])
-        return torch.addcmul(target, self.gate(target, message), message)
+        size = target.shape[-2:]
+        message = self.carry.gather(source, size)
+        gate = self.gate(target, message, self.carry.spread)
+        return torch.addcmul(target, gate, self.carry.spread(message, size))
 
 
 @MODELS.register_module()

@@ -14,11 +14,31 @@ class ChannelsFirst(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features: Tensor) -> Tensor:
+        if _copies_slowly(features):
+            batch, channels, height, width = features.shape
+            rows = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+            return _turn(rows).view(batch, channels, height, width)
         return features.contiguous()
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
+        if _copies_slowly(gradient) and not gradient.is_contiguous(memory_format=torch.channels_last):
+            batch, channels, height, width = gradient.shape
+            turned = _turn(gradient.contiguous().view(batch, channels, height * width))
+            return turned.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return gradient.contiguous(memory_format=torch.channels_last)
+
+
+def _copies_slowly(features: Tensor) -> bool:
+    return features.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _turn(matrices: Tensor) -> Tensor:
+    """(b, rows, columns) to (b, columns, rows), contiguous. One matrix torch turns block by block, a batch it does not."""
+    turned = matrices.new_empty(matrices.shape[0], matrices.shape[2], matrices.shape[1])
+    for target, matrix in zip(turned, matrices, strict=True):
+        target.copy_(matrix.t())
+    return turned
 
 
 def contiguous_maps(maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

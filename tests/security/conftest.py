@@ -13,6 +13,7 @@ SMALL = {
     "val_dataloader": dict(num_workers=0, persistent_workers=False),
     "test_dataloader": dict(num_workers=0, persistent_workers=False),
     "train_cfg": dict(max_epochs=2, val_interval=100),
+    "default_hooks": dict(checkpoint=dict(save_optimizer=False)),  # so that one without it can be resumed
 }
 
 
