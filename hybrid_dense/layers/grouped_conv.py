@@ -6,20 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SMALLEST_GROUP = 16
-"""Channels of a group below which oneDNN's bfloat16 backward pass is slow: one vector of AVX-512."""
+NARROW_GROUP = 8
+"""Channels of a group below which oneDNN's backward pass in bfloat16 is slow."""
+MERGED_GROUP = 16
+"""Channels that such groups have together: one vector of AVX-512."""
 
 
 class GroupedConv2d(nn.Conv2d):
     """``nn.Conv2d`` that trains in bfloat16 on a CPU with neighbouring narrow groups as one.
 
-    The gradient of the weights of 4 channels a group takes three times as long there as that of 16, of which 12 are
-    multiplied by zero. Everywhere else it is ``nn.Conv2d``; so are its values and parameters.
+    The gradient of the weights takes longer there for groups of 4 channels than for groups of 16, of which 12 are
+    multiplied by zero (docs/performance.md). Everywhere else it is ``nn.Conv2d``; so are its values and parameters.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        merged = SMALLEST_GROUP * self.groups // self.in_channels
-        if merged < 2 or self.groups % merged or not trains_in_bfloat16(features):
+        width = self.in_channels // self.groups
+        merged = MERGED_GROUP // width if width < NARROW_GROUP else 1
+        if merged == 1 or self.groups % merged or not trains_in_bfloat16(features):
             return super().forward(features)
         weight = merge_groups(self.weight, self.groups, merged)
         groups = self.groups // merged

@@ -34,7 +34,10 @@ def _copies_slowly(features: Tensor) -> bool:
 
 
 def _turn(matrices: Tensor) -> Tensor:
-    """(b, rows, columns) to (b, columns, rows), contiguous. One matrix torch turns block by block, a batch it does not."""
+    """(b, rows, columns) to (b, columns, rows), contiguous.
+
+    torch turns one matrix block by block, and a batch of them element by element.
+    """
     turned = matrices.new_empty(matrices.shape[0], matrices.shape[2], matrices.shape[1])
     for target, matrix in zip(turned, matrices, strict=True):
         target.copy_(matrix.t())

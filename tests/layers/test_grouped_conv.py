@@ -37,7 +37,9 @@ def test_merged_groups_convolve_alike(groups, merged):
     assert_close(found, plain(features), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("channels", "groups", "expected"), [(128, 32, 8), (64, 8, 4), (512, 32, 32), (32, 1, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "expected"), [(128, 32, 8), (64, 16, 4), (64, 8, 8), (512, 32, 32), (32, 1, 1)]
+)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_training_in_bfloat16_merges_narrow_groups(channels, groups, expected, stride, groups_seen):
     ours, plain, features = build(channels, groups, stride)
