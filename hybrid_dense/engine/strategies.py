@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,6 +14,8 @@ from hybrid_dense.engine.checkpoint import is_trusted
 from hybrid_dense.engine.equip import type_name
 
 STRATEGIES = ("ddp", "fsdp", "deepspeed")
+# The one that was seen to work; 0.19.8 lacks what mmengine imports.
+DEEPSPEED = "deepspeed==0.16.9"
 
 
 @RUNNERS.register_module()
@@ -75,9 +78,11 @@ def _fsdp(cfg: Config, on_gpu: bool) -> dict:
 def _deepspeed(cfg: Config, on_gpu: bool) -> dict:
     """ZeRO stage 2: optimizer state and gradients are shared out; with the config's clipping and accumulation."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise ValueError("--strategy deepspeed needs a package that is not here: pip install deepspeed")
+        raise ValueError(f"--strategy deepspeed needs a package that is not here: pip install {DEEPSPEED}")
     if not on_gpu:
-        raise ValueError("--strategy deepspeed needs GPUs; on a CPU use --strategy ddp or fsdp")
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it is read when the package is imported
+    if importlib.util.find_spec("deepspeed.runtime.fp16.onebit") is None:
+        raise ValueError(f"this deepspeed lacks optimizers that mmengine imports: pip install {DEEPSPEED}")
     source = cfg.resume if isinstance(cfg.get("resume"), str) else cfg.get("load_from")
     if source and Path(source).is_dir() and not is_trusted(source):
         raise ValueError(
