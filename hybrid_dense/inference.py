@@ -23,16 +23,9 @@ from hybrid_dense.config_file import read_config
 from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
 from hybrid_dense.engine.checkpoint import Checkpoint, read_checkpoint
 from hybrid_dense.engine.model_weights import count_classes, load_weights
+from hybrid_dense.engine.precision import HALVES, PRECISIONS, autocast_modules, computes
 from hybrid_dense.model_card import find_test_dataset, read_card
 from hybrid_dense.prediction import Prediction
-
-AMP_TYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp32": torch.float32,
-}
 
 
 class SkippedImageWarning(UserWarning):
@@ -87,8 +80,9 @@ class Predictor:
         batch_size: int = 1,
         trust: bool = False,
     ):
-        if amp is not None and amp not in AMP_TYPES:
-            raise ValueError(f"amp {amp!r} is unknown; choose one of {', '.join(AMP_TYPES)} or None")
+        precision = PRECISIONS.get(amp or "fp32", amp)
+        if precision not in PRECISIONS.values():
+            raise ValueError(f"amp {amp!r} is unknown; choose one of {', '.join(PRECISIONS)} or None")
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is not a positive number of images")
         device = _choose_device(device)
@@ -112,13 +106,11 @@ class Predictor:
         trained_on = () if checkpoint is None else checkpoint.class_names
         self.class_names = _find_class_names(config, trained_on, count_classes(self.model))
         self.model.to(device).eval()
-        if amp not in (None, "fp32"):
-            from hybrid_dense.engine.precision import autocast_modules, computes
-
-            if computes(device, AMP_TYPES[amp]):
-                autocast_modules(self.model, AMP_TYPES[amp])
+        if precision in HALVES:
+            if computes(device, HALVES[precision]):
+                autocast_modules(self.model, HALVES[precision])
             else:
-                warnings.warn(f"no native {amp} on this {device.type}: it stays in float32", stacklevel=2)
+                warnings.warn(f"no native {precision} on this {device.type}: it stays in float32", stacklevel=2)
 
     def __call__(self, image) -> Prediction | list[Prediction]:
         """Predict one image, or a list or folder of them.

@@ -305,7 +305,7 @@ def test_images_that_are_refused(detector, tmp_path):
 
 
 def test_settings_that_are_refused(detector_weights, tmp_path):
-    with pytest.raises(ValueError, match="amp 'half' is unknown; choose one of bfloat16"):
+    with pytest.raises(ValueError, match="amp 'half' is unknown; choose one of bf16, fp16, fp32 or None"):
         Predictor(mask_rcnn(), detector_weights, amp="half")
     with pytest.raises(ValueError, match="device 'tpu9' is unknown"):
         Predictor(mask_rcnn(), detector_weights, device="tpu9")

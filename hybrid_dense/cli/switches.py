@@ -12,9 +12,10 @@ from mmengine.config import Config
 
 from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.options import parameters
-from hybrid_dense.engine.precision import HALVES, computes
+from hybrid_dense.engine.equip import type_name
+from hybrid_dense.engine.hooks.batch import describe_batch
+from hybrid_dense.engine.precision import HALVES, PRECISIONS, computes
 
-PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # Of the weights that EMA averages: at most the last 5000 steps, and never more than about the last tenth of the
 # training so far, so that a short training is not averaged with the weights it began with.
 EMA_MOMENTUM, EMA_GAMMA = 0.0002, 10
@@ -31,12 +32,12 @@ def set_precision(cfg: Config, word: str | None) -> None:
         return
     if dtype not in PRECISIONS.values():
         raise CommandError(f"the config computes in {dtype!r}; {', '.join(PRECISIONS.values())} are known")
-    hooks = [hook for hook in cfg.get("custom_hooks") or [] if _name(hook) != "AutocastHook"]
+    hooks = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) != "AutocastHook"]
     cfg.custom_hooks = hooks + ([dict(type="AutocastHook", dtype=dtype)] if dtype in HALVES else [])
     wrapper = cfg.get("optim_wrapper")
     if not wrapper:
         return
-    if _name(wrapper) == "AmpOptimWrapper":
+    if type_name(wrapper) == "AmpOptimWrapper":
         wrapper.type = "OptimWrapper"
         wrapper.pop("use_fsdp", None)
     if dtype == "float16":
@@ -57,7 +58,7 @@ def set_switches(cfg: Config, args: argparse.Namespace) -> None:
     if args.tf32 is not None:
         cfg.tf32 = args.tf32
     if args.compile is not None:
-        hooks = [hook for hook in cfg.get("custom_hooks") or [] if _name(hook) != "CompileHook"]
+        hooks = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) != "CompileHook"]
         cfg.custom_hooks = hooks + ([dict(type="CompileHook")] if args.compile else [])
 
 
@@ -65,8 +66,8 @@ def describe_training(cfg: Config, processes: int) -> str:
     """One line on what a training uses: device, precision, batch, accumulation, compilation, checkpointing, EMA."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    machine = torch.cuda.get_device_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "").strip()
-    hooks = {_name(hook): hook for hook in cfg.get("custom_hooks") or []}
+    machine = torch.cuda.get_devicetype_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "").strip()
+    hooks = {type_name(hook): hook for hook in cfg.get("custom_hooks") or []}
     precision = "float32"
     if "AutocastHook" in hooks:
         precision = hooks["AutocastHook"].get("dtype", "bfloat16")
@@ -84,9 +85,8 @@ def describe_training(cfg: Config, processes: int) -> str:
         "EMA": "EMAHook" in hooks,
     }
     return (
-        f"training on {device.type}{f' ({machine})' if machine else ''}: {precision}, {images} images × "
-        f"{processes} process{'es' if processes > 1 else ''} × {accumulated} accumulated = "
-        f"{images * processes * accumulated} a step, "
+        f"training on {device.type}{f' ({machine})' if machine else ''}: {precision}, "
+        f"{describe_batch(processes, images, accumulated)}, "
         + ", ".join(f"{name} {'on' if on else 'off'}" for name, on in states.items())
     )
 
@@ -114,7 +114,7 @@ def _average(cfg: Config, momentum: float | bool) -> None:
     """EMA at the config's or the default momentum (True), or at this one."""
     if momentum is not True and not 0 < momentum < 1:
         raise CommandError(f"--ema {momentum} is no momentum; it lies between 0 and 1, such as {EMA_MOMENTUM}")
-    found = next((hook for hook in cfg.get("custom_hooks") or [] if _name(hook) == "EMAHook"), None)
+    found = next((hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) == "EMAHook"), None)
     if found is None:
         count = cfg.optim_wrapper.get("accumulative_counts", 1)
         found = dict(
@@ -133,16 +133,10 @@ def _average(cfg: Config, momentum: float | bool) -> None:
 
 def _stated_dtype(cfg: Config) -> str | None:
     """What the config computes in, where it says more than that bfloat16 is fine: float16, or AmpOptimWrapper's."""
-    hook = next((hook for hook in cfg.get("custom_hooks") or [] if _name(hook) == "AutocastHook"), None)
+    hook = next((hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) == "AutocastHook"), None)
     if hook is not None:
         return hook.get("dtype", "bfloat16")
     wrapper = cfg.get("optim_wrapper") or {}
-    if _name(wrapper) == "AmpOptimWrapper":
+    if type_name(wrapper) == "AmpOptimWrapper":
         return str(wrapper.get("dtype") or "float16").removeprefix("torch.")
     return None
-
-
-def _name(part: dict) -> str | None:
-    """The class that a part of the config names; mmengine's newer style of configs gives the class itself."""
-    kind = part.get("type")
-    return kind.__name__ if isinstance(kind, type) else kind

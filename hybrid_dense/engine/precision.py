@@ -12,12 +12,15 @@ from functools import partial
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
+from hybrid_dense.engine.parts import unwrap
+
 # Backbones, necks and heads by the names that both hosts give them; several heads stand in a list, as `bbox_head.0`.
 PART = re.compile(r"(^|\.)(backbone|neck|\w*head)(\.\d+)?$")
+# Short words for what a model computes in, and the names that torch and configs have for them.
+PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # What autocast computes in; float32 needs none.
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # The instructions, by the names torch gives them, with which a CPU multiplies a type itself.
@@ -86,8 +89,8 @@ def _to_float32(values):
 def computes(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the device multiplies bfloat16 or float16 natively.
 
-    Where a CPU only emulates it, float32 is about 100 times faster: bfloat16 with AVX2 alone, float16 without
-    AVX512-FP16 or AMX-FP16.
+    Where a CPU only emulates it, float32 is many times faster: bfloat16 with AVX2 alone, float16 without AVX512-FP16 or
+    AMX-FP16.
     """
     if device.type == "cuda" and dtype == torch.bfloat16:
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -132,7 +135,7 @@ class AutocastHook(Hook):
         self.dtype = dtype
 
     def before_run(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         device = next(model.parameters()).device
         if computes(device, HALVES[self.dtype]):
             parts = autocast_modules(model, HALVES[self.dtype])

@@ -2,28 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from small_demo import DEMO, SMALL
 
 from hybrid_dense.cli import CommandError, look_ahead
 from hybrid_dense.engine.auto_batch import BatchSearch, Trial
 from hybrid_dense.engine.find_lr import Sweep
-
-DEMO = Path(__file__).parents[2] / "configs/demo.py"
-SMALL = (
-    "scenes.train=8",
-    "scenes.val=4",
-    "scenes.size=96",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "train_dataloader.persistent_workers=False",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "train_cfg.val_interval=100",
-)
 
 
 def test_a_training_with_switches_says_so_and_saves_it(command, tmp_path):
@@ -31,7 +18,9 @@ def test_a_training_with_switches_says_so_and_saves_it(command, tmp_path):
     done = command("train", DEMO, "--work-dir", tmp_path, *switches, "--cfg-options", *SMALL, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("training on cpu"))
-    assert re.search(r": float(16|32 \(cpu without native float16\)), 2 images × 1 process × 2 accumulated = 4 a", line)
+    assert re.search(
+        r": float(16|32 \(cpu without native float16\)), 1 process × 2 images × 2 accumulated = 4 images a", line
+    )
     assert line.endswith("compile off, checkpointing on, EMA on")
     saved = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
     assert saved["optimizer"]["loss_scaler"]["scale"] > 0

@@ -175,12 +175,12 @@ def test_one_line_says_what_a_training_uses(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = switch(config(), "--amp", "--accumulate", "4", "--checkpointing")
     assert re.fullmatch(
-        r"training on cpu( \(.+\))?: bfloat16, 2 images × 3 processes × 4 accumulated = 24 a step, "
+        r"training on cpu( \(.+\))?: bfloat16, 3 processes × 2 images × 4 accumulated = 24 images a step, "
         "compile off, checkpointing on, EMA off",
         describe_training(cfg, 3),
     )
     cfg = switch(config(), "--compile", "--ema", "--no-amp")
-    assert "float32, 2 images × 1 process × 1 accumulated = 2 a step, compile on, checkpointing off, EMA on" in (
+    assert "float32, 1 process × 2 images = 2 images a step, compile on, checkpointing off, EMA on" in (
         describe_training(cfg, 1)
     )
 
@@ -188,7 +188,7 @@ def test_one_line_says_what_a_training_uses(monkeypatch):
 def test_the_line_leaves_a_wrong_batch_to_the_loader():
     cfg = config()
     cfg.train_dataloader.batch_size = 0
-    assert "0 images × 1 process" in describe_training(cfg, 1)
+    assert "1 process × 0 images" in describe_training(cfg, 1)
 
 
 def test_the_line_tells_the_precision_that_is_used_and_not_the_one_that_was_asked_for(monkeypatch):

@@ -44,6 +44,20 @@ def kill_at(monkeypatch):
     return arm
 
 
+def deaths(kill_at, prepare, act):
+    """Prepare and act until nothing kills it; yields n after a death before the n-th change of the disk."""
+    for changes in range(100):
+        kill_at(-1)
+        prepare()
+        kill_at(changes)
+        try:
+            act()
+            return
+        except Killed:
+            kill_at(-1)
+        yield changes
+
+
 def save(path: Path, iteration: int, **more) -> Path:
     """A checkpoint as a training writes it, in place and with its checksum."""
     content = dict(
@@ -84,19 +98,14 @@ def test_sha256sum_agrees(tmp_path):
 @pytest.mark.parametrize("there_before", [False, True])
 def test_killed_at_any_point_a_file_is_the_old_or_the_new_one(tmp_path, kill_at, there_before):
     path, seen = tmp_path / "epoch_1.pth", []
-    for changes in range(100):
-        kill_at(-1)
+
+    def prepare():
         files.remove(path)
         if there_before:
             save(path, 1)
         torch.save(dict(new=True), temporary_path(path))
-        kill_at(changes)
-        try:
-            put_in_place(temporary_path(path), path)
-            break
-        except Killed:
-            pass
-        kill_at(-1)
+
+    for changes in deaths(kill_at, prepare, lambda: put_in_place(temporary_path(path), path)):
         state = "none" if not path.exists() else "new" if "new" in torch.load(path) else "old"
         assert state == "none" or find_damage(path) is None, f"killed before change {changes}"
         seen.append(state)
@@ -107,20 +116,15 @@ def test_killed_at_any_point_a_file_is_the_old_or_the_new_one(tmp_path, kill_at,
 
 def test_killed_at_any_point_a_folder_is_the_old_or_the_new_one(tmp_path, kill_at):
     path, seen = tmp_path / "epoch_1.pth", []
-    for changes in range(100):
-        kill_at(-1)
+
+    def prepare():
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
         write_folder(temporary_path(path), "old")
         put_in_place(temporary_path(path), path)
         write_folder(temporary_path(path), "new")
-        kill_at(changes)
-        try:
-            put_in_place(temporary_path(path), path)
-            break
-        except Killed:
-            pass
-        kill_at(-1)
+
+    for changes in deaths(kill_at, prepare, lambda: put_in_place(temporary_path(path), path)):
         files.restore_replaced(tmp_path)
         assert find_damage(path) is None, f"killed before change {changes}"
         seen.append(read_folder(path).pop())
@@ -133,18 +137,13 @@ def test_killed_at_any_point_a_folder_is_the_old_or_the_new_one(tmp_path, kill_a
 
 def test_killed_at_any_point_of_its_removal_no_half_folder_passes_for_a_checkpoint(tmp_path, kill_at):
     path = tmp_path / "epoch_1.pth"
-    for changes in range(100):
-        kill_at(-1)
+
+    def prepare():
         write_folder(temporary_path(path), "old")
         put_in_place(temporary_path(path), path)
-        kill_at(changes)
-        try:
-            files.remove(path)
-            break
-        except Killed:
-            pass
-        kill_at(-1)
-        assert find_damage(path) in (None, f"{path} is missing")
+
+    for changes in deaths(kill_at, prepare, lambda: files.remove(path)):
+        assert find_damage(path) in (None, f"{path} is missing"), f"killed before change {changes}"
         files.clean_up(tmp_path)
         files.remove(path)
     assert changes > 1 and list(tmp_path.iterdir()) == []

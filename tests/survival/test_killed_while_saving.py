@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import fork, start
+from small_demo import SMALL
 from toy_training import STEPS, Scores, checkpoints, train
 
 from hybrid_dense.engine.checkpoint import safe_load
@@ -101,20 +102,6 @@ def test_killed_twenty_times_it_always_goes_on_and_nothing_older_is_lost(tmp_pat
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     assert not list(work_dir.glob(".*")), "what killed runs left behind is removed"
     assert [name for name in checkpoints(work_dir) if name.startswith("epoch")] == [f"epoch_{epoch + 1}.pth"]
-
-
-SMALL = (
-    "scenes.train=8",
-    "scenes.val=4",
-    "scenes.size=96",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "train_dataloader.persistent_workers=False",
-    "val_dataloader.num_workers=0",
-    "val_dataloader.persistent_workers=False",
-    "train_cfg.val_interval=100",
-    "default_hooks.checkpoint.max_keep_ckpts=2",
-)
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
+from hybrid_dense.engine.parts import unwrap
 from hybrid_dense.engine.precision import exchange_forward
 
 # Heads sample, match and call mmcv's operators; in these two nothing depends on the values in a tensor.
@@ -43,8 +43,7 @@ class CompileHook(Hook):
         self.options = dict(backend=backend, dynamic=dynamic, recompile_limit=recompile_limit)
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        parts = compile_modules(model, **self.options)
+        parts = compile_modules(unwrap(runner.model), **self.options)
         found = ", ".join(parts) if parts else "nothing: the model has neither a backbone nor a neck"
         runner.logger.info(f"torch.compile ({self.options['backend']}) of: {found}; the first steps take minutes")
 
