@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.description = module.__doc__
             module.build_parser(command)
     args = parser.parse_args(arguments)
-    return run(module.run, args)
+    return end(run(module.run, args))
 
 
 def run(command, args: argparse.Namespace) -> int:
@@ -85,6 +85,16 @@ def run(command, args: argparse.Namespace) -> int:
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"hybrid-dense: error: {text}", file=sys.stderr)
         return WRONG_INPUT
+
+
+def end(code: int) -> int:
+    """Return the exit code; a process that has been in a group ends here."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        from hybrid_dense.engine.distributed import end_process
+
+        end_process(code)
+    return code
 
 
 def _missing_ranks(error: RuntimeError) -> str:

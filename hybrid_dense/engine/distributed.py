@@ -10,11 +10,13 @@ import atexit
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -75,10 +77,23 @@ def join_group(backend: str, seconds: float | None = None) -> bool:
 
 
 def _leave_group() -> None:
-    """Part from the others. Threads of gloo that still run at the end abort a process that has done its work."""
+    """Part from the others."""
     # After an exception the others may be gone, and parting would wait for them.
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End a process that has been in a group, with this exit code, as Python's own processes of a pool end.
+
+    A thread of gloo that is late to drop a tensor asks for an interpreter that takes itself down, and aborts a process
+    that has done its work. So everything is closed and written as at any end, and the interpreter is left standing.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def wait_for_all(

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import hybrid_dense
-from hybrid_dense.engine.distributed import join_group
+from hybrid_dense.engine.distributed import end_process, join_group
 from hybrid_dense.engine.sharding import model_parts
 
 if __name__ == "__main__":
@@ -43,3 +43,4 @@ if __name__ == "__main__":
             )
     if os.environ["RANK"] == "0":
         Path(sys.argv[1]).write_text(json.dumps(differences))
+    end_process(0)

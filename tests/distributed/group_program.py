@@ -11,7 +11,7 @@ if __name__ == "__main__":
     import torch
     import torch.distributed as dist
 
-    from hybrid_dense.engine.distributed import join_group
+    from hybrid_dense.engine.distributed import end_process, join_group
 
     program, rank, folder = os.environ["PROGRAM"], int(os.environ["RANK"]), Path(os.environ["FOLDER"])
     starts = folder / f"starts{rank}"
@@ -29,7 +29,7 @@ if __name__ == "__main__":
             time.sleep(0.05)
         time.sleep(1)
         (folder / f"saved{rank}").touch()
-        sys.exit(143)
+        end_process(143)
     (folder / f"pid{rank}").write_text(str(os.getpid()))
     while program == "until restarted":
         number = torch.tensor(float(restarted))
@@ -42,3 +42,4 @@ if __name__ == "__main__":
         if program == "killed once" and rank == 1 and step == 2 and not restarted:
             os.kill(os.getpid(), signal.SIGKILL)
     (folder / f"done{rank}").write_text(str(restarted))
+    end_process(0)

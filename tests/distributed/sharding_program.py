@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import nn
 
-from hybrid_dense.engine.distributed import join_group
+from hybrid_dense.engine.distributed import end_process, join_group
 from hybrid_dense.engine.strategies import StrategyRunner, set_strategy
 
 
@@ -118,3 +118,4 @@ if __name__ == "__main__":
     results["averaged"] = train("d", "ddp", folder / "d", 2, folder / "ddp/epoch_1.pth", [dict(type="EMAHook")])
     if os.environ["RANK"] == "0":
         (folder / "results.json").write_text(json.dumps(results))
+    end_process(0)

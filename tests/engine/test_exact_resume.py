@@ -28,6 +28,7 @@ import hybrid_dense  # noqa: F401  (registers the loops)
 from hybrid_dense.data.tolerant import BrokenImages
 from hybrid_dense.engine.checkpoint import safe_load
 from hybrid_dense.engine.data_order import SeededBatch, SeededBatches, put_in_order
+from hybrid_dense.engine.distributed import end_process
 from hybrid_dense.engine.equip import equip
 from hybrid_dense.engine.hooks import AtomicCheckpointHook
 from hybrid_dense.engine.random_states import (
@@ -591,3 +592,4 @@ def compare_in_each_process(folder):
 
 if __name__ == "__main__":
     compare_in_each_process(Path(sys.argv[1]))
+    end_process(0)
