@@ -3,7 +3,8 @@
   python benchmarks/parts.py                # one thread, bfloat16
   python benchmarks/parts.py --dtype float32
 
-Both forms take turns; the smallest of several times counts, in milliseconds.
+Both forms take turns; the smallest of several times counts, in milliseconds. "At inference" is a forward pass alone,
+all else a forward and a backward pass.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybrid_dense.engine.allocator import keep_freed_memory
 from hybrid_dense.layers.attention import AttendInChunks, attend_by_products
+from hybrid_dense.layers.fold import fold_batch_norm
 from hybrid_dense.layers.grouped_conv import merge_groups
 from hybrid_dense.layers.layout import ChannelsFirst
 
@@ -27,6 +30,8 @@ WINDOWS = ((9, 121), (25, 169), (1, 1024), (1, 4096))
 """Windows and tokens of each: ViT-S at 512 and 1024 pixels, in windows and in global blocks."""
 CONVOLUTIONS = ((128, 128, 1), (256, 128, 2), (256, 64, 1))
 """Channels, side and stride of 3×3 convolutions of ResNeXt-50 at 512 pixels; 32 groups. The layer merges the first."""
+FOLDED = ((128, 128), (256, 64), (512, 32), (1024, 16))
+"""Channels and side of the 3×3 convolutions of ResNeXt-50's stages at 512 pixels; 32 groups, BatchNorm behind them."""
 MAPS = ((256, 128), (512, 64), (256, 256))
 
 
@@ -39,9 +44,9 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     dtype = getattr(torch, args.dtype)
-    print(f"{args.dtype}, {args.threads} threads, ms forward + backward")
+    print(f"{args.dtype}, {args.threads} threads, ms")
     print("| part | torch | ours | |\n|---|---|---|---|")
-    for name, forms in (*attentions(dtype), *convolutions(dtype), *layouts(dtype)):
+    for name, forms in (*attentions(dtype), *convolutions(dtype), *inference(dtype), *layouts(dtype)):
         theirs, own = take_turns(forms, args.repeat)
         print(f"| {name} | {theirs:.1f} | {own:.1f} | {theirs / own:.1f} × |", flush=True)
     return 0
@@ -78,6 +83,21 @@ def convolutions(dtype: torch.dtype):
         yield f"3×3 convolution, {channels} channels at {side}×{side}, stride {stride}", forms
 
 
+def inference(dtype: torch.dtype):
+    for channels, side in FOLDED:
+        features = torch.randn(1, channels, side, side).to(dtype=dtype, memory_format=torch.channels_last)
+        conv, norm = nn.Conv2d(channels, channels, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(channels)
+        conv.to(dtype=dtype, memory_format=torch.channels_last)
+        plain = nn.Sequential(conv, norm).eval()
+        folded = deepcopy(plain)
+        fold_batch_norm(folded)
+        name = f"3×3 convolution at inference, {channels} channels at {side}×{side}"
+        yield f"{name}, BatchNorm folded", [ahead(plain, features), ahead(folded, features)]
+        merged = nn.Conv2d(channels, channels, 3, padding=1, groups=16, bias=False)
+        merged.weight.data = merge_groups(conv.weight, 32, 2).contiguous(memory_format=torch.channels_last)
+        yield f"{name}, groups merged in pairs", [ahead(conv, features), ahead(merged, features)]
+
+
 def layouts(dtype: torch.dtype):
     for channels, side in MAPS:
         (features,) = leaves((1, channels, side, side), dtype, 1)
@@ -100,6 +120,16 @@ def both_ways(forward: Callable[[], Tensor]) -> Callable[[], None]:
     """A forward pass and its backward pass for a given gradient."""
     gradient = torch.randn_like(forward(), memory_format=torch.contiguous_format)
     return lambda: forward().backward(gradient)
+
+
+def ahead(module: nn.Module, features: Tensor) -> Callable[[], None]:
+    """A forward pass without gradients."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        module(features)
+
+    return run
 
 
 def take_turns(forms: list[Callable[[], object]], repeat: int) -> list[float]:

@@ -6,6 +6,7 @@ imported.
 """
 
 import importlib
+import itertools
 import sys
 from pathlib import Path
 
@@ -36,6 +37,9 @@ _REGISTERING = (
     "engine.sharding",
     "engine.strategies",
     "evaluation",
+    "evaluation.classification",
+    "heads",
+    "data.cifar",
 )
 
 # Public names that need more than the package itself, and where they live.
@@ -59,7 +63,15 @@ def __getattr__(name: str):
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 
+def _is_the_command() -> bool:
+    """Whether this process is ``hybrid-dense …`` or ``python -m hybrid_dense …``."""
+    program = getattr(sys, "argv", [""])[0]
+    if program == "-m":  # Python is still looking for the module to run
+        return ("-m", __name__) in itertools.pairwise(sys.orig_argv)
+    return Path(program).name == "hybrid-dense"
+
+
 # The `hybrid-dense` command answers --help and doctor where torch is slow to load or broken; its commands register when
 # they need to. Everyone else gets the registration that the import promises.
-if Path(getattr(sys, "argv", [""])[0]).name != "hybrid-dense":
+if not _is_the_command():
     register_all_modules()

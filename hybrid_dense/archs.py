@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
 NUM_STAGES = 4
@@ -80,12 +81,20 @@ def list_variants() -> list[str]:
     return [f"{cnn}_vit_{vit}" for cnn in CNN_ARCHS for vit in VIT_ARCHS]
 
 
-def parse_variant(variant: str) -> tuple[CNNArch, ViTArch]:
-    """``"rx50_vit_s"`` to its two rows.
+def parse_variant(variant: str | Mapping) -> tuple[CNNArch, ViTArch]:
+    """``"rx50_vit_s"`` to its two rows; ``dict(cnn=…, vit=…)`` gives sizes that are in no table.
+
+    Each of the two is then a row's name or the arguments of ``CNNArch`` and ``ViTArch``:
+    ``dict(cnn=dict(blocks=(2, 2, 2, 2), width=32), vit="ti")``.
 
     Raises:
         ValueError: the name is not ``<cnn>_vit_<vit>`` with a row of each table; the message names the nearest variant.
+            A dict without exactly ``cnn`` and ``vit``, or with an unknown row or size.
     """
+    if isinstance(variant, Mapping):
+        if set(variant) != {"cnn", "vit"}:
+            raise ValueError(f"variant has {', '.join(variant) or 'nothing'}; sizes of your own are dict(cnn=…, vit=…)")
+        return read_sizes(variant["cnn"], CNN_ARCHS, CNNArch), read_sizes(variant["vit"], VIT_ARCHS, ViTArch)
     cnn, _, vit = str(variant).partition("_vit_")
     if cnn in CNN_ARCHS and vit in VIT_ARCHS:
         return CNN_ARCHS[cnn], VIT_ARCHS[vit]
@@ -94,3 +103,16 @@ def parse_variant(variant: str) -> tuple[CNNArch, ViTArch]:
         f"unknown variant {variant!r}, did you mean {near!r}? A variant is <cnn>_vit_<vit> with cnn one of "
         f"{', '.join(CNN_ARCHS)} and vit one of {', '.join(VIT_ARCHS)}"
     )
+
+
+def read_sizes(sizes: str | Mapping, table: dict, arch: type) -> CNNArch | ViTArch:
+    """A row by its name, or one made of its arguments."""
+    if isinstance(sizes, str):
+        if sizes not in table:
+            raise ValueError(f"unknown row {sizes!r}; there are {', '.join(table)}, or give dict(…) of {arch.__name__}")
+        return table[sizes]
+    try:
+        return arch(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
+    except TypeError as error:
+        known = ", ".join(field.name for field in fields(arch))
+        raise ValueError(f"{arch.__name__} of {dict(sizes)}: {error}; it takes {known}") from error

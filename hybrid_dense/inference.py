@@ -24,6 +24,7 @@ from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
 from hybrid_dense.engine.checkpoint import Checkpoint, read_checkpoint
 from hybrid_dense.engine.model_weights import count_classes, load_weights
 from hybrid_dense.engine.precision import HALVES, PRECISIONS, autocast_modules, computes
+from hybrid_dense.layers.fold import fold_batch_norm
 from hybrid_dense.model_card import find_test_dataset, read_card
 from hybrid_dense.prediction import Prediction
 
@@ -60,6 +61,8 @@ class Predictor:
         batch_size: images that go through the model at once. Only consecutive images of one size share a batch,
             so that results do not depend on their neighbours.
         trust: open the weights without restriction, so that they can run code.
+        fold: fold BatchNorm into the convolutions in front of it: faster, and equal but for rounding. ``model`` can
+            then be neither trained nor saved; False keeps it as it was trained.
 
     Attributes:
         config: what the model was built from.
@@ -79,6 +82,7 @@ class Predictor:
         amp: str | None = None,
         batch_size: int = 1,
         trust: bool = False,
+        fold: bool = True,
     ):
         precision = PRECISIONS.get(amp or "fp32", amp)
         if precision not in PRECISIONS.values():
@@ -106,6 +110,8 @@ class Predictor:
         trained_on = () if checkpoint is None else checkpoint.class_names
         self.class_names = _find_class_names(config, trained_on, count_classes(self.model))
         self.model.to(device).eval()
+        if fold:
+            fold_batch_norm(self.model)
         if precision in HALVES:
             if computes(device, HALVES[precision]):
                 autocast_modules(self.model, HALVES[precision])

@@ -2,7 +2,16 @@
 
 from mmengine import registry
 
-REGISTRIES = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
+# Of what parts of a config can be. Strategies come last: the hosts have none of their own, and mmengine warns of that.
+_NO_PARTS = (registry.FUNCTIONS, registry.INFERENCERS)
+REGISTRIES = [
+    *(
+        value
+        for value in vars(registry).values()
+        if isinstance(value, registry.Registry) and value not in (*_NO_PARTS, registry.STRATEGIES)
+    ),
+    registry.STRATEGIES,
+]
 
 
 def find_class(name: str | None) -> type | None:

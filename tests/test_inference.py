@@ -249,6 +249,22 @@ def test_bfloat16_runs_and_stays_close(config, tmp_path):
         assert abs(exact.scores[0] - rounded.scores[0]) < 0.1
 
 
+@pytest.mark.parametrize("amp", [None, "bf16"])
+@pytest.mark.parametrize("config", [mask_rcnn(), fcn()], ids=["mmdet", "mmseg"])
+def test_folded_batch_norm_predicts_the_same(config, amp, tmp_path):
+    weights = write_weights(config, tmp_path / "weights.pth")
+    plain, folded = (Predictor(config, weights, device="cpu", amp=amp, fold=fold) for fold in (False, True))
+    left = [isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in folded.model.modules()]
+    assert not any(left) and plain.model.state_dict()
+    wanted, found = plain(picture()), folded(picture())
+    if amp is None:
+        assert_same(found, wanted)
+    elif wanted.boxes is None:
+        assert (found.label_map == wanted.label_map).mean() > 0.9
+    else:
+        assert abs(found.scores[0] - wanted.scores[0]) < 0.1
+
+
 def test_config_file_and_class_names_from_the_checkpoint(tmp_path, image_path):
     config = mask_rcnn()
     del config["test_dataloader"]["dataset"]["metainfo"]  # CocoDataset's own 80 names do not fit 3 classes

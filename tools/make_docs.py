@@ -12,7 +12,10 @@ from pathlib import Path
 from hybrid_dense.cli.configs import trained_rates
 from hybrid_dense.cli.describe import survey, variants_page
 from hybrid_dense.data.checks.table import HEADER, rows
+from hybrid_dense.report.study_tables import overview_rows, read_robustness, study_sections
 from hybrid_dense.report.tables import markdown_table
+from hybrid_dense.study.corruptions import corruption_rows
+from hybrid_dense.study.results import read_results
 
 PROJECT = Path(__file__).parents[1]
 README_VARIANTS = [
@@ -26,13 +29,14 @@ README_VARIANTS = [
     "rx152_vit_l",
 ]
 SIZE = (512, 512)
+RESULTS = PROJECT / "results"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    tables = survey(SIZE)
+    tables, results = survey(SIZE), read_results(RESULTS)
     (header, variants), topologies, fusions = tables.values()
     chosen = [row for name in README_VARIANTS for row in variants if row[0] == f"`{name}`"]
     texts = {
@@ -41,12 +45,16 @@ def main() -> int:
         "fusions": fusions,
         "checks": (HEADER, rows()),
         "rates": trained_rates(PROJECT / "configs/mask_rcnn_rx50_vit_pretrained.py"),
+        "study": overview_rows(results),
+        "corruptions": corruption_rows(),
     }
+    blocks = {name: markdown_table(*rows) if rows[1] else "" for name, rows in texts.items()}
+    blocks["studies"] = study_sections(results, read_robustness(RESULTS, results), "../results")
     pages = {PROJECT / "docs/variants.md": variants_page(SIZE, tables) + "\n"}
     for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
         pages[path] = re.sub(
             r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
-            lambda found: found[1] + markdown_table(*texts[found[2]]) + "\n" + found[3],
+            lambda found: f"{found[1]}{blocks[found[2]]}\n{found[3]}",
             pages.get(path) or path.read_text(),
             flags=re.DOTALL,
         )

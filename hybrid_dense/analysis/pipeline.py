@@ -1,31 +1,41 @@
-"""Where the time of a data pipeline goes: each transform's seconds an image, and the work on masks within."""
+"""Where the time of a data pipeline goes: each transform's seconds an image, and what kind of work takes them."""
 
 from __future__ import annotations
 
 import functools
+import io
+import pickle
 import time
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
+
+from torch import Tensor
+
+MASKS = "masks"
+"""The kind of work that `time_pipeline` itself finds in transforms."""
 
 MASK_LOADER = "_load_masks"
 """The method of a loading transform that reads and rasterises masks."""
 
+HAND_OVER = "to the main process"
+"""The step after the transforms: a sample is pickled for the pipe, but for its tensors, which go by shared memory."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One transform: mean seconds an image, and the part of them that goes to masks."""
+    """One transform: mean seconds an image, and the part of them that each kind of work takes."""
 
     name: str
     seconds: float
-    mask_seconds: float
+    parts: dict[str, float]
 
 
 @dataclass(frozen=True)
 class PipelineTimes:
-    """The transforms in their order, over ``images`` that came through; ``refused`` did not."""
+    """The transforms in their order, then `HAND_OVER`, over ``images`` that came through; ``refused`` did not."""
 
     steps: tuple[Step, ...]
     images: int
@@ -36,32 +46,35 @@ class PipelineTimes:
         return sum(step.seconds for step in self.steps)
 
     @property
-    def mask_seconds(self) -> float:
-        return sum(step.mask_seconds for step in self.steps)
+    def shares(self) -> dict[str, float]:
+        """What part of the time each kind of work takes; ``rest`` is of none."""
+        kinds = self.steps[0].parts
+        found = {kind: sum(step.parts[kind] for step in self.steps) / self.seconds for kind in kinds}
+        return found | dict(rest=1 - sum(found.values()))
 
     def record(self) -> dict:
         """Plain values for JSON."""
-        steps = [dict(step.__dict__, share=step.seconds / self.seconds) for step in self.steps]
         return dict(
             images=self.images,
             refused=self.refused,
             images_per_second=1 / self.seconds,
             seconds=self.seconds,
-            mask_share=self.mask_seconds / self.seconds,
-            transforms=steps,
+            shares=self.shares,
+            transforms=[dict(step.__dict__, share=step.seconds / self.seconds) for step in self.steps],
         )
 
 
 class Stopwatch:
-    """Adds up the time inside of the functions that it wraps; a call within a call counts once."""
+    """Adds up the time inside of functions by kind of work; a call within a call counts once, for the outer."""
 
-    def __init__(self, clock: Callable[[], float]):
-        self.clock, self.seconds, self.depth = clock, 0.0, 0
+    def __init__(self, kinds: Iterable[str], clock: Callable[[], float]):
+        self.clock, self.depth = clock, 0
+        self.seconds = dict.fromkeys(kinds, 0.0)
 
-    def wrap(self, function):
+    def wrap(self, kind: str, function):
         """The same function or property, timed."""
         if isinstance(function, property):
-            return property(self.wrap(function.fget), function.fset, function.fdel, function.__doc__)
+            return property(self.wrap(kind, function.fget), function.fset, function.fdel, function.__doc__)
 
         @functools.wraps(function)
         def timed(*args, **kwargs):
@@ -72,27 +85,28 @@ class Stopwatch:
             finally:
                 self.depth -= 1
                 if self.depth == 0:
-                    self.seconds += self.clock() - start
+                    self.seconds[kind] += self.clock() - start
 
         return timed
 
     @contextmanager
-    def watching(self, classes: Iterable[type], methods: Callable[[type], Iterable[str]]) -> Iterator[None]:
-        """Wrap these methods of these classes for as long as the block runs."""
-        saved = [(cls, name, cls.__dict__[name]) for cls in set(classes) for name in methods(cls)]
+    def watching(self, kind: str, places: Iterable[tuple[object, str]]) -> Iterator[None]:
+        """Wrap what stands under these names in these modules or classes for as long as the block runs."""
+        saved = [(owner, name, vars(owner)[name]) for owner, name in set(places)]
         try:
-            for cls, name, function in saved:
-                setattr(cls, name, self.wrap(function))
+            for owner, name, function in saved:
+                setattr(owner, name, self.wrap(kind, function))
             yield
         finally:
-            for cls, name, function in saved:
-                setattr(cls, name, function)
+            for owner, name, function in saved:
+                setattr(owner, name, function)
 
 
 def time_pipeline(
     dataset,
     indices: Iterable[int],
     mask_classes: Iterable[type] = (),
+    functions: Mapping[str, Iterable[tuple[object, str]]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[], object] = lambda: None,
 ) -> PipelineTimes:
@@ -100,27 +114,35 @@ def time_pipeline(
 
     Args:
         dataset: one with ``get_data_info`` and ``pipeline.transforms``; wrappers around it are looked through.
-        mask_classes: what masks are made of; time in their methods and properties, choosing among them included, and
-            in a transform's ``_load_masks`` is mask work.
+        mask_classes: what masks are made of; time in their methods and properties, choosing among them and pickling
+            them included, and in a transform's ``_load_masks`` is mask work.
+        functions: other kinds of work: the functions that do it, each as a module and a name.
 
     Raises:
         ValueError: no image came through.
     """
     dataset = innermost(dataset)
     transforms = dataset.pipeline.transforms
-    seconds, mask_seconds = [0.0] * len(transforms), [0.0] * len(transforms)
-    images = refused = 0
-    watch = Stopwatch(clock)
     loaders = {owner(type(transform), MASK_LOADER) for transform in transforms} - {None}
     bases = {base for cls in mask_classes for base in cls.__mro__ if base not in (object, ABC)}
-    with watch.watching(bases, own_methods), watch.watching(loaders, lambda cls: [MASK_LOADER]):
+    places = dict(functions or {})
+    places[MASKS] = [(cls, MASK_LOADER) for cls in loaders] + [
+        (cls, name) for cls in bases for name in own_methods(cls)
+    ]
+    watch = Stopwatch(places, clock)
+    names = [*(type(transform).__name__ for transform in transforms), HAND_OVER]
+    seconds, parts = [0.0] * len(names), [dict.fromkeys(places, 0.0) for _ in names]
+    images = refused = 0
+    with ExitStack() as stack:
+        for kind, owners in places.items():
+            stack.enter_context(watch.watching(kind, owners))
         for index in indices:
             data = dataset.get_data_info(index)
             spent = []
-            for transform in transforms:
-                masks, start = watch.seconds, clock()
-                data = transform(data)
-                spent.append((clock() - start, watch.seconds - masks))
+            for step in (*transforms, hand_over):
+                before, start = dict(watch.seconds), clock()
+                data = step(data)
+                spent.append((clock() - start, {kind: watch.seconds[kind] - before[kind] for kind in places}))
                 if data is None:
                     break
             progress()
@@ -128,22 +150,37 @@ def time_pipeline(
                 refused += 1
                 continue
             images += 1
-            for place, (all_of_it, of_masks) in enumerate(spent):
+            for place, (all_of_it, by_kind) in enumerate(spent):
                 seconds[place] += all_of_it
-                mask_seconds[place] += of_masks
+                for kind, of_it in by_kind.items():
+                    parts[place][kind] += of_it
     if not images:
         raise ValueError(
             f"the pipeline refused all {refused} images; look at its filters with `hybrid-dense check-data`"
         )
-    names = [type(transform).__name__ for transform in transforms]
-    steps = zip(names, seconds, mask_seconds, strict=True)
-    return PipelineTimes(tuple(Step(name, all_ / images, mask / images) for name, all_, mask in steps), images, refused)
+    steps = [
+        Step(name, all_of_it / images, {kind: of_it / images for kind, of_it in by_kind.items()})
+        for name, all_of_it, by_kind in zip(names, seconds, parts, strict=True)
+    ]
+    return PipelineTimes(tuple(steps), images, refused)
+
+
+def hand_over(sample) -> bytes:
+    """What goes through the pipe from a worker to the main process."""
+    buffer = io.BytesIO()
+    _PipePickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(sample)
+    return buffer.getvalue()
+
+
+class _PipePickler(pickle.Pickler):
+    def reducer_override(self, thing):
+        return (bool, ()) if isinstance(thing, Tensor) else NotImplemented
 
 
 def own_methods(cls: type) -> list[str]:
-    """The public methods and properties that a class itself defines, and its selection by index."""
+    """The public methods and properties that a class itself defines, its selection by index and its pickling."""
     own = [name for name, value in vars(cls).items() if isinstance(value, (FunctionType, property))]
-    return [name for name in own if not name.startswith("_") or name == "__getitem__"]
+    return [name for name in own if not name.startswith("_") or name in ("__getitem__", "__reduce__")]
 
 
 def owner(cls: type, method: str) -> type | None:

@@ -30,7 +30,8 @@ class Subject:
     """One thing to be measured.
 
     ``kind`` is ``"backbone"``, a trunk (``"cnn"``, ``"vit"``) or ``"model"``, the whole model of the config file at
-    ``path``. ``config`` builds the backbone, ``neck`` what follows it, both in the registry ``scope``.
+    ``path``. ``config`` builds the backbone, ``neck`` what follows it, both in the registry ``scope``. A ``folded`` one
+    is measured in inference only.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Subject:
     path: str | None = None
     scope: str | None = None
     compiled: bool = False
+    folded: bool = False
 
     def trunks(self) -> tuple[Subject, Subject] | None:
         """Both trunks of a hybrid alone, with the hybrid's options; None for what is no hybrid."""

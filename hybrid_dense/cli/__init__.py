@@ -9,12 +9,15 @@ import re
 import sys
 from collections.abc import Sequence
 
+from hybrid_dense.cli.console import without_noise
 from hybrid_dense.engine.stop import INTERRUPTED, WRONG_INPUT, TrainingStopped, is_misspelt
 from hybrid_dense.version import __version__
 
 COMMANDS = {
     "train": "train a config, on CPU or GPU, alone or under a launcher",
     "test": "evaluate a checkpoint: COCO mAP, mIoU, whatever the config's evaluator says",
+    "study": "train models × seeds of a task one after another, and say which is better beyond chance",
+    "robustness": "evaluate a checkpoint under noise, blur, brightness, JPEG and shift at five strengths",
     "demo": "train, evaluate and draw on embedded scenes, in minutes on a CPU",
     "predict": "run a trained model over images: pictures and a COCO-format JSON",
     "weights": "export a model as one .safetensors file, or show what a checkpoint holds",
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.description = module.__doc__
             module.build_parser(command)
     args = parser.parse_args(arguments)
-    return end(run(module.run, args))
+    with without_noise():
+        code = run(module.run, args)
+    return end(code)
 
 
 def run(command, args: argparse.Namespace) -> int:

@@ -27,6 +27,14 @@ def add_config_arguments(parser: argparse.ArgumentParser, config: bool = True) -
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
 
 
+def add_verbose_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show mmengine's environment, config and hooks on the terminal too; the log file has them anyway",
+    )
+
+
 def add_precision_arguments(parser: argparse.ArgumentParser, default: str = "the config's; ours say bf16") -> None:
     parser.add_argument(
         "--amp",

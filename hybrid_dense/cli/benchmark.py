@@ -41,6 +41,8 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
     parser.add_argument("--compile", action="store_true", help="measure every subject a second time, compiled")
+    parser.add_argument("--fold", action="store_true", help="with --mode infer: measure every subject a second time, "
+                        "BatchNorm folded into its convolutions")  # fmt: skip
     parser.add_argument("--against-trunks", action="store_true", help="measure the two trunks of every hybrid too")
     parser.add_argument("--baseline", metavar="SUBJECT", help="add a column: time over that of this subject")
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="leave out sizes whose step needs more "
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("subjects, --pipeline and --startup are three different measurements; choose one")
     if args.no_memory and args.memory_limit is not None:
         raise CommandError("--memory-limit needs to measure memory; leave out --no-memory")
+    if args.fold and args.mode != "infer":
+        raise CommandError("a folded network cannot be trained; add --mode infer to --fold")
     for name in ("size", "batch", "repeat", "images"):
         if getattr(args, name) < 1:
             raise CommandError(f"--{name} {getattr(args, name)} is not a positive number")
@@ -129,7 +133,7 @@ def measure_speed(args: argparse.Namespace) -> int:
 
 
 def collect(args: argparse.Namespace) -> list:
-    """The subjects in their order, each once: those named, their trunks, their compiled twins."""
+    """The subjects in their order, each once: those named, their trunks, their compiled and folded twins."""
     from dataclasses import replace
 
     from hybrid_dense.analysis.subjects import parse_config, parse_subject
@@ -147,6 +151,8 @@ def collect(args: argparse.Namespace) -> list:
             subjects[each.name] = each
             if args.compile:
                 subjects[f"{each.name} compiled"] = replace(each, name=f"{each.name} compiled", compiled=True)
+            if args.fold:
+                subjects[f"{each.name} folded"] = replace(each, name=f"{each.name} folded", folded=True)
     return list(subjects.values())
 
 
@@ -219,8 +225,14 @@ def build_workload(subject, order: dict):
 
         from hybrid_dense.cli.whole_model import ModelWorkload
 
-        return ModelWorkload(cfg, *settings)
-    return BackboneWorkload(build(subject), *settings)
+        work = ModelWorkload(cfg, *settings)
+    else:
+        work = BackboneWorkload(build(subject), *settings)
+    if subject.folded:
+        from hybrid_dense.layers.fold import fold_batch_norm
+
+        fold_batch_norm(work.module.eval())
+    return work
 
 
 def choose_device(name: str):

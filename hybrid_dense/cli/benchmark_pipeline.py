@@ -6,6 +6,7 @@ import argparse
 import random
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.registry import DATASETS
@@ -31,12 +32,15 @@ def measure_pipeline(args: argparse.Namespace) -> int:
     chosen = [order[index % len(order)] for index in range(args.images)]
     with progress_bar() as bar:
         task = bar.add_task("transforms", total=args.images)
-        times = time_pipeline(dataset, chosen, mask_classes(cfg.default_scope), progress=lambda: bar.advance(task))
-    rows = [[step.name, f"{1000 * step.seconds:.2f}", f"{step.seconds / times.seconds:.1%}",
-             f"{step.mask_seconds / times.seconds:.1%}"] for step in times.steps]  # fmt: skip
-    rows.append(["all", f"{1000 * times.seconds:.2f}", "100%", f"{times.mask_seconds / times.seconds:.1%}"])
-    print_rows(f"{args.pipeline}: {times.images} images", ["transform", "ms an image", "share", "of it masks"], rows)
-    print(f"one process, transforms alone: {1 / times.seconds:.2f} images/s; {times.refused} images refused")
+        work = kinds_of_work(cfg.default_scope)
+        times = time_pipeline(dataset, chosen, *work, progress=lambda: bar.advance(task))
+    rows = [[step.name, f"{1000 * step.seconds:.2f}", *(f"{value / times.seconds:.1%}" for value in
+             (step.seconds, *step.parts.values(), step.seconds - sum(step.parts.values())))]
+            for step in times.steps]  # fmt: skip
+    rows.append(["all", f"{1000 * times.seconds:.2f}", *(f"{share:.1%}" for share in (1, *times.shares.values()))])
+    columns = ["transform", "ms an image", "share", *times.shares]
+    print_rows(f"{args.pipeline}: {times.images} images", columns, rows)
+    print(f"one process, no loader: {1 / times.seconds:.2f} images/s; {times.refused} images refused")
     loaders = []
     for workers in args.workers:
         settings = dict(num_workers=workers, persistent_workers=workers > 0, dataset=dataset)
@@ -51,10 +55,14 @@ def measure_pipeline(args: argparse.Namespace) -> int:
     return 0
 
 
-def mask_classes(scope: str) -> tuple[type, ...]:
-    """What the host's instance masks are made of."""
+def kinds_of_work(scope: str) -> tuple[tuple[type, ...], dict[str, list]]:
+    """What the host's masks are made of, and where its transforms decode and resize."""
+    functions = dict(decode=[(mmcv, "imfrombytes")], resize=[(mmcv, "imresize"), (mmcv, "imrescale")])
     if scope != "mmdet":
-        return ()
+        return (), functions
     from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
-    return BitmapMasks, PolygonMasks
+    from hybrid_dense.data import late_masks_mmdet, reduced_decode_mmdet
+
+    functions["decode"].append((reduced_decode_mmdet, "decode"))
+    return (BitmapMasks, PolygonMasks, late_masks_mmdet.LateMasks), functions

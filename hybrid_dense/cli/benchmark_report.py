@@ -48,8 +48,10 @@ def report(found, args: argparse.Namespace, baseline: str | None, subjects: list
         chosen = [record for record in records if record["mode"] == mode]
         if chosen:
             print_speed(title, chosen, baseline)
-    pairs = [(subject.name, tuple(trunk.name + " compiled" * subject.compiled for trunk in subject.trunks() or ()))
-             for subject in subjects]  # fmt: skip
+    pairs = []
+    for subject in subjects:
+        twin = " compiled" * subject.compiled + " folded" * subject.folded
+        pairs.append((subject.name, tuple(trunk.name + twin for trunk in subject.trunks() or ())))
     trunk_ratios = ratios(found, [(name, trunks) for name, trunks in pairs if trunks])
     for (name, mode, size), value in trunk_ratios.items():
         print(f"{name} over the sum of its trunks ({' + '.join(dict(pairs)[name])}), {TITLES[mode]}, {size}×{size}: "

@@ -16,6 +16,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from hybrid_dense.cli.arguments import add_config_arguments, add_epochs_argument
+from hybrid_dense.cli.loading import loading
+from hybrid_dense.engine.local_processes import run_in_processes, torch_computes_on_gpus
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"instance": "demo.py", "semantic": "demo_semantic.py"}
@@ -38,34 +40,40 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmengine.dist import get_world_size
-
     from hybrid_dense.cli import CommandError
-    from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
-    from hybrid_dense.engine.equip import equip
-    from hybrid_dense.engine.full_disk import stopping_on_full_disk
-    from hybrid_dense.engine.latest import find_latest
-    from hybrid_dense.report.curves import save_curves
-    from hybrid_dense.report.gallery import save_gallery
 
     args.config = CONFIGS / TASKS[args.task]
     if not args.config.is_file():
         raise CommandError(f"{args.config} is not there; run the demo from a clone of the project (pip install -e .)")
-    if args.launcher == "none" and cpu_processes() > 1:
-        restart_in_processes(cpu_processes())
+    args.work_dir = args.work_dir or Path("work_dirs") / args.config.stem
+    if args.launcher == "none":
+        print(f"training on embedded scenes; what mmengine says goes to {args.work_dir / 'console.log'}", flush=True)
+        if (count := cpu_processes()) > 1:
+            return run_in_processes([sys.executable, "-m", "hybrid_dense", *sys.argv[1:], "--launcher=pytorch"], count)
+    return train_and_show(args, args.work_dir)
+
+
+def train_and_show(args: argparse.Namespace, work_dir: Path) -> int:
     start = time.perf_counter()
-    work_dir = args.work_dir = args.work_dir or Path("work_dirs") / args.config.stem
     work_dir.mkdir(parents=True, exist_ok=True)
-    if os.environ.get("RANK", "0") == "0":
-        print(f"training on embedded scenes; what mmengine says goes to {work_dir / 'console.log'}", flush=True)
     with (work_dir / "console.log").open("a") as log, redirect_stdout(log):
-        cfg = load_config(args)
+        with loading():
+            from mmengine.dist import get_world_size
+
+            from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule
+            from hybrid_dense.engine.equip import equip
+            from hybrid_dense.engine.full_disk import stopping_on_full_disk
+            from hybrid_dense.engine.latest import find_latest
+            from hybrid_dense.report.curves import save_curves
+            from hybrid_dense.report.gallery import save_gallery
+
+            cfg = load_config(args)
         if args.epochs is not None:
             stretch_schedule(cfg, args.epochs)
         cfg.default_hooks.progress = dict(type="RichProgressHook")
         equip(cfg)
         join_processes(cfg, args.launcher)
-        cfg.train_dataloader.batch_size //= get_world_size()
+        cfg.train_dataloader.batch_size = max(1, cfg.train_dataloader.batch_size // get_world_size())
         runner = build_runner(cfg, ("train", "val"))
         with stopping_on_full_disk(work_dir, work_dir / args.config.name):
             runner.train()
@@ -83,22 +91,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def cpu_processes() -> int:
-    """How many processes the demo runs in: one on a GPU; on a CPU two, if it has two cores."""
-    import torch
-
-    return 1 if torch.cuda.is_available() else min(2, len(os.sched_getaffinity(0)))
-
-
-def restart_in_processes(count: int) -> None:
-    """Become torchrun with ``count`` single-threaded processes of this same command; does not return.
+    """How many processes the demo runs in: one on a GPU; on a CPU two, if it has two cores.
 
     RoIAlign, NMS and the matching of anchors run on one core, so two processes use two cores better than two
     threads do; and they stay fast where another program wants a core, which threads that wait for each other do not.
     """
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command = [sys.executable, *launcher, "-m", "hybrid_dense", *sys.argv[1:], "--launcher=pytorch"]
-    sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+    if torch_computes_on_gpus():
+        import torch
+
+        if torch.cuda.is_available():
+            return 1
+    return min(2, len(os.sched_getaffinity(0)))
 
 
 def compare(cfg, checkpoint: Path, dataset) -> list[tuple]:

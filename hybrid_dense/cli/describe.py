@@ -181,7 +181,7 @@ def describe_config(args: argparse.Namespace) -> None:
 
     args.config = Path(args.model)
     cfg = load_config(args)
-    predictor = Predictor(cfg)
+    predictor = Predictor(cfg, fold=False)
     model = predictor.model
     # The backbone sees the size that the config's pipeline makes of the image, padded as the model pads it.
     seen: dict[str, torch.Tensor] = {}

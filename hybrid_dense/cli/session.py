@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import hybrid_dense
@@ -18,6 +19,7 @@ from hybrid_dense.channels import fill_channels
 from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.options import merge_options, redirect_data_root
 from hybrid_dense.cli.switches import set_precision
+from hybrid_dense.cli.values import check_values
 from hybrid_dense.data.check import check_data
 from hybrid_dense.data.scenes import scenes_root
 from hybrid_dense.data.tolerant import tolerate_broken_images
@@ -29,7 +31,12 @@ from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.precision import use_tf32
 from hybrid_dense.engine.strategies import StrategyRunner
 from hybrid_dense.evaluation import register_host_metrics
+from hybrid_dense.evaluation.overlap import overlap_evaluation
 from hybrid_dense.schedules import stretch_epoch, stretch_scheduler
+
+HOSTS = ("mmdet", "mmseg")
+NO_HOST = "mmengine"
+"""The scope of a model that needs neither, such as an ImageClassifier."""
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -37,7 +44,9 @@ def load_config(args: argparse.Namespace) -> Config:
     hybrid_dense.register_all_modules()
     cfg = read_config(args.config)
     register_host(cfg)
+    overlap_evaluation(cfg)
     merge_options(cfg, parse_options(args.cfg_options))
+    check_values(cfg)
     fill_channels(cfg)
     if "scenes" in cfg:
         redirect_data_root(cfg, f"{scenes_root(**cfg.scenes)}/")
@@ -100,10 +109,16 @@ def stretch_schedule(cfg: Config, epochs: int) -> None:
 
 
 def register_host(cfg: Config) -> None:
-    """Register the modules of the host that the config is written for: mmdet or mmseg."""
+    """Register the modules of the host that the config is written for, mmdet or mmseg; "mmengine" has none."""
     scope = cfg.get("default_scope")
-    if scope not in ("mmdet", "mmseg"):
-        raise CommandError(f"default_scope is {scope!r} in {cfg.filename}; set it to 'mmdet' or 'mmseg'")
+    if scope == NO_HOST:
+        init_default_scope(NO_HOST)
+        return
+    if scope not in HOSTS:
+        raise CommandError(
+            f"default_scope is {scope!r} in {cfg.filename}; set it to 'mmdet' or 'mmseg', "
+            f"or to {NO_HOST!r} for a model of neither"
+        )
     try:
         host = importlib.import_module(f"{scope}.utils")
     except ImportError as error:
@@ -187,7 +202,8 @@ def resume_from(cfg: Config, checkpoint: str) -> None:
 def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Check the data of these splits, join the other processes and build mmengine's runner."""
     # One process looks for all of them; where it finds a reason to stop, its launcher stops the others.
-    if os.environ.get("RANK", "0") == "0":
+    # A data set of our own, which no host reads, checks itself.
+    if os.environ.get("RANK", "0") == "0" and cfg.default_scope in HOSTS:
         check_data(cfg, splits)
     set_up_device(cfg)
     return create_runner(cfg)

@@ -13,29 +13,43 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hybrid_dense.cli.arguments import add_config_arguments, add_trust_argument
+from hybrid_dense.cli.arguments import add_config_arguments, add_trust_argument, add_verbose_argument
+from hybrid_dense.cli.console import PRELUDE, without
+from hybrid_dense.cli.loading import loading
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", type=Path, help="weights to evaluate (.pth or .safetensors)")
     add_trust_argument(parser)
+    add_verbose_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    with without(() if args.verbose else PRELUDE):
+        return test(args)
+
+
+def test(args: argparse.Namespace) -> int:
+    with loading():
+        from hybrid_dense.cli.session import build_runner, join_processes, load_config
+
+        cfg = load_config(args)
+
     from mmengine.dist import is_main_process
 
-    from hybrid_dense.cli.session import build_runner, join_processes, load_config
     from hybrid_dense.engine.checkpoint import read_checkpoint
     from hybrid_dense.engine.model_weights import load_weights
     from hybrid_dense.engine.parts import unwrap
+    from hybrid_dense.layers.fold import fold_batch_norm
 
-    cfg = load_config(args)
     cfg.load_from, cfg.resume = None, False
     weights = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     join_processes(cfg, args.launcher)
     runner = build_runner(cfg, ("test",))
-    load_weights(unwrap(runner.model), weights)
+    model = unwrap(runner.model)
+    load_weights(model, weights)
+    fold_batch_norm(model.eval())
     runner.test()
     if is_main_process():
         print(f"metrics written to {Path(cfg.work_dir) / 'metrics.json'} and metrics.md")

@@ -20,7 +20,10 @@ from hybrid_dense.cli.arguments import (
     add_search_arguments,
     add_speed_arguments,
     add_trust_argument,
+    add_verbose_argument,
 )
+from hybrid_dense.cli.console import PRELUDE, without
+from hybrid_dense.cli.loading import loading
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -63,23 +66,38 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         "gradients and optimizer state over them",
     )
     add_search_arguments(parser)
+    add_verbose_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    with without(() if args.verbose else PRELUDE):
+        return train(args)
+
+
+def train(args: argparse.Namespace) -> int:
+    from hybrid_dense.cli import CommandError
+
+    if args.strategy is not None and args.launcher == "none":
+        form = f"tools/dist_train.sh {args.config} N --strategy {args.strategy}"
+        raise CommandError(f"--strategy {args.strategy} is for several processes: {form}")
+    with loading():
+        from hybrid_dense.cli.session import load_config
+
+        cfg = load_config(args)
+
     import torch
     from mmengine.dist import get_world_size, is_main_process
 
-    from hybrid_dense.cli import CommandError
     from hybrid_dense.cli.look_ahead import choose_batch, sweep_rates
     from hybrid_dense.cli.session import (
         build_runner,
         join_processes,
-        load_config,
         resume_from,
         stretch_schedule,
         trust_checkpoints,
     )
     from hybrid_dense.cli.switches import describe_training, set_switches
+    from hybrid_dense.cli.training_head import TrainingHead
     from hybrid_dense.engine.determinism import make_deterministic, weights_hash
     from hybrid_dense.engine.distributed import no_restart_for_mistakes
     from hybrid_dense.engine.equip import equip, type_name
@@ -88,10 +106,6 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.engine.sharding import whole_weights
     from hybrid_dense.engine.strategies import set_strategy
 
-    if args.strategy is not None and args.launcher == "none":
-        form = f"tools/dist_train.sh {args.config} N --strategy {args.strategy}"
-        raise CommandError(f"--strategy {args.strategy} is for several processes: {form}")
-    cfg = load_config(args)
     set_switches(cfg, args)
     if args.trust_checkpoint:
         trust_checkpoints(cfg, args.resume)
@@ -126,7 +140,9 @@ def run(args: argparse.Namespace) -> int:
     if is_main_process():
         print(describe_training(cfg, get_world_size()), flush=True)
     with stopping_on_full_disk(cfg.work_dir), no_restart_for_mistakes():
-        model = build_runner(cfg, ("train", "val")).train()
+        runner = build_runner(cfg, ("train", "val"))
+        runner.register_hook(TrainingHead())
+        model = runner.train()
     if args.deterministic:
         weights = whole_weights(model)
         if is_main_process():

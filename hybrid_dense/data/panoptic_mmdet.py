@@ -4,13 +4,21 @@ from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
 from mmengine.registry import TRANSFORMS
 from numpy import int64, ndarray
 
+from hybrid_dense.data.late_masks_mmdet import LateMasks, Patch
+
 
 @TRANSFORMS.register_module()
 class LoadPanopticMaps(LoadPanopticAnnotations):
-    """mmdet's ``LoadPanopticAnnotations``, which needs panopticapi for one line of arithmetic."""
+    """mmdet's ``LoadPanopticAnnotations``, which needs panopticapi for one line of arithmetic, with `LateMasks`."""
 
     def __init__(self, **options):
         LoadAnnotations.__init__(self, with_mask=True, with_seg=True, **options)
+
+    def _load_masks_and_semantic_segs(self, results: dict) -> None:
+        super()._load_masks_and_semantic_segs(results)
+        if "gt_masks" in results:
+            masks = [Patch.of(mask) for mask in results["gt_masks"].masks]
+            results["gt_masks"] = LateMasks(masks, *results["ori_shape"])
 
     @staticmethod
     def rgb2id(image: ndarray) -> ndarray:

@@ -3,15 +3,23 @@
 import importlib
 
 from hybrid_dense.evaluation.boundary import BoundaryIoUMetric
+from hybrid_dense.evaluation.overlap import OverlappedTestLoop, OverlappedValLoop
 from hybrid_dense.evaluation.panoptic import PanopticQualityMetric
 from hybrid_dense.evaluation.report_hook import MetricsReportHook
 
-__all__ = ["BoundaryIoUMetric", "MetricsReportHook", "PanopticQualityMetric", "register_host_metrics"]
+__all__ = [
+    "BoundaryIoUMetric",
+    "MetricsReportHook",
+    "OverlappedTestLoop",
+    "OverlappedValLoop",
+    "PanopticQualityMetric",
+    "register_host_metrics",
+]
 
-_HOST_METRICS = {"mmdet": ("coco_mmdet", "voc_mmdet"), "mmseg": ("iou_mmseg",)}
+_HOST_MODULES = {"mmdet": ("coco_mmdet", "voc_mmdet"), "mmseg": ("iou_mmseg", "sliding_mmseg")}
 
 
 def register_host_metrics(host: str) -> None:
-    """Register the metrics that extend those of ``host``, "mmdet" or "mmseg", which has to be importable."""
-    for module in _HOST_METRICS[host]:
+    """Register what extends ``host``, "mmdet" or "mmseg", which has to be importable."""
+    for module in _HOST_MODULES[host]:
         importlib.import_module(f"{__name__}.{module}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
-from mmengine.fileio import load
 from mmengine.registry import METRICS
 
 from hybrid_dense.evaluation.classes import ClassTable
@@ -21,8 +20,9 @@ class DetailedCocoMetric(CocoMetric):
 
     Beside mmdet's CocoMetric: the evaluator is a choice; each of "bbox", "segm" and "boundary" has its table of classes
     (with ``classwise`` the host lets masks overwrite boxes); a model that finds nothing has AP 0 (the host returns no
-    figures, and a checkpoint hook that looks for the best stops); an annotation id of 0 is an object like any other.
-    Proposal recall stays with the host's metric.
+    figures, and a checkpoint hook that looks for the best stops); an annotation id of 0 is an object like any other;
+    detections go to the evaluator as they are, where the host writes them to a file and reads it again. Proposal recall
+    stays with the host's metric.
 
     Args:
         ann_file: COCO annotations; None takes the truth from the samples' ``instances``.
@@ -54,31 +54,29 @@ class DetailedCocoMetric(CocoMetric):
         self.class_tables: list[ClassTable] = []
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The figures of each entry of ``metric``, as "bbox_mAP" and so on."""
-        with tempfile.TemporaryDirectory() as folder:
-            prefix = self.outfile_prefix or str(Path(folder) / "results")
-            files = self._write_results(results, prefix)
-            if self.format_only:
-                return {}
-            return self._compare(files)
-
-    def _write_results(self, results: list, prefix: str) -> dict[str, str]:
+        """The figures of each entry of ``metric``, as "bbox_mAP" and so on; files only where a prefix asks for them."""
         truths, predictions = zip(*results, strict=True)
+        self._read_truth(truths)
+        if self.outfile_prefix is not None:
+            self.results2json(predictions, self.outfile_prefix)
+        return {} if self.format_only else self._compare(predictions)
+
+    def _read_truth(self, truths: Sequence[dict]) -> None:
         if self._coco_api is None:
-            self._coco_api = COCO(self.gt_to_coco_json(truths, prefix))
+            with tempfile.TemporaryDirectory() as folder:
+                self._coco_api = COCO(self.gt_to_coco_json(truths, self.outfile_prefix or f"{folder}/truth"))
         if self.cat_ids is None:
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
-        return self.results2json(predictions, prefix)
 
-    def _compare(self, files: dict[str, str]) -> dict[str, float]:
+    def _compare(self, predictions: Sequence[dict]) -> dict[str, float]:
         found: dict[str, float] = {}
         tables = []
         for metric in self.metrics:
-            file = "bbox" if metric == "bbox" else "segm"
-            if file not in files:
+            if metric != "bbox" and "masks" not in predictions[0]:
                 raise ValueError(f"metric={metric!r} needs masks, and the model predicts none; take metric='bbox'")
+            detections = [entry for image in predictions for entry in self._list_detections(image, metric)]
             figures = evaluate_coco(
-                self._coco_api.dataset, load(files[file]), metric, self.backend, self.proposal_nums, self.cat_ids
+                self._coco_api.dataset, detections, metric, self.backend, self.proposal_nums, self.cat_ids
             )
             found.update({f"{metric}_{name}": value for name, value in figures.overall.items()})
             title = f"{self.prefix}/{metric}" if self.prefix else metric
@@ -86,3 +84,15 @@ class DetailedCocoMetric(CocoMetric):
             tables.append(ClassTable(title, {names[category]: row for category, row in figures.classes.items()}))
         self.class_tables = tables
         return found
+
+    def _list_detections(self, image: dict, metric: str) -> Iterator[dict]:
+        """An image's detections as COCO has them; some models score masks apart from boxes."""
+        if metric == "bbox":
+            boxes = image["bboxes"].astype(float)
+            key, shapes = "bbox", np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
+            scores = image["scores"]
+        else:
+            key, shapes = "segmentation", image["masks"]
+            scores = image.get("mask_scores", image["scores"])
+        for label, score, shape in zip(image["labels"], scores.tolist(), shapes, strict=True):
+            yield {"image_id": image["img_id"], "category_id": self.cat_ids[label], "score": score, key: shape}

@@ -20,7 +20,8 @@ class DetailedIoUMetric(IoUMetric):
 
     Beside mmseg's IoUMetric: what it prints for every class is kept as a table. The F score of a class that is there
     but never found is 0; the host leaves it out of the mean (its precision is 0/0), so that missing a class would raise
-    mFscore. Pixels are summed in double precision; the host's float32 loses some above 2²⁴ (17 million) of a class.
+    mFscore. Pixels are counted in integers, in one pass, and summed in double precision; the host's float32 loses some
+    above 2²⁴ (17 million) of a class. An image leaves behind four numbers a class, whatever its size.
 
     Args:
         iou_metrics: of "mIoU", "mDice" and "mFscore"; here the first and last by default.
@@ -53,8 +54,15 @@ class DetailedIoUMetric(IoUMetric):
     def intersect_and_union(
         self, pred_label: torch.Tensor, label: torch.Tensor, num_classes: int, ignore_index: int
     ) -> tuple[torch.Tensor, ...]:
-        """The host's four counts of an image (static there), and those by the size of regions if asked for."""
-        areas = super().intersect_and_union(pred_label, label, num_classes, ignore_index)
+        """The host's four counts of an image (static there), and those by the size of regions if asked for.
+
+        Returns:
+            Pixels of each class in the intersection, the union, the prediction and the labels, (classes,) each.
+        """
+        pairs = count_pairs(pred_label, label, num_classes, ignore_index).cpu()
+        found, labelled = pairs[:, 1:-1].sum(0), pairs[1:-1].sum(1)
+        both = pairs.diagonal()[1:-1].clone()  # a view would keep the whole table
+        areas = (both, found + labelled - both, found, labelled)
         if not self.region_sizes:
             return areas
         label = label.masked_fill(label == ignore_index, num_classes)
@@ -88,3 +96,24 @@ class DetailedIoUMetric(IoUMetric):
             rows[name]["pixels"] = int(pixels)
         self.class_tables = [ClassTable(self.prefix or "classes", rows)]
         return found
+
+
+def count_pairs(predicted: torch.Tensor, labelled: torch.Tensor, classes: int, ignored: int) -> torch.Tensor:
+    """Count the pixels of each pair of label and prediction.
+
+    Args:
+        predicted: (H, W), integers.
+        labelled: (H, W), integers.
+        classes: their number.
+        ignored: pixels with this label are left out.
+
+    Returns:
+        (classes + 2, classes + 2): by label and prediction; the first row and column are values under 0, the last ones
+        values that are no class either.
+    """
+    side = classes + 2
+    labelled = labelled.long()
+    pairs = (labelled.clamp(-1, classes) + 1).mul_(side)
+    pairs += predicted.long().clamp(-1, classes).add_(1)
+    pairs.masked_fill_(labelled == ignored, side * side)
+    return torch.bincount(pairs.flatten(), minlength=side * side + 1)[:-1].view(side, side)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from multiprocessing.pool import ThreadPool
+
 import numpy as np
 from mmdet.evaluation import VOCMetric, eval_map
+from mmdet.evaluation.functional import mean_ap
 from mmengine.registry import METRICS
 
 from hybrid_dense.evaluation.classes import ClassTable
+
+# The host forks four processes for every threshold, and a fork of a process in which torch's threads run may hang.
+mean_ap.Pool = ThreadPool
 
 # COCO's small, medium and large: edges of the square roots of areas.
 _SIZES = {"_s": (0, 32), "_m": (32, 96), "_l": (96, 1e5)}

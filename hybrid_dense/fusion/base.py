@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.layers.norm import LayerNorm2d
+from hybrid_dense.layers.pointwise import PointwiseConv2d
 from hybrid_dense.layers.resample import to_stride
 
 DIRECTIONS = ("both", "to_cnn", "to_vit")
@@ -21,7 +22,7 @@ INTO_VIT_STD = 1e-3
 
 def projection(in_channels: int, out_channels: int, std: float = 0.02) -> nn.Conv2d:
     """A 1×1 convolution, (b, in_channels, h, w) to (b, out_channels, h, w), that starts at this standard deviation."""
-    project = nn.Conv2d(in_channels, out_channels, 1)
+    project = PointwiseConv2d(in_channels, out_channels)
     nn.init.normal_(project.weight, std=std)
     nn.init.zeros_(project.bias)
     return project

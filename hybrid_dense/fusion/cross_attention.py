@@ -1,12 +1,13 @@
 """Each position of one stream looks through the other one's window around it."""
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.base import Fusion
-from hybrid_dense.fusion.query import QueryBridge
+from hybrid_dense.fusion.query import HEAD_CHANNELS, QueryBridge
+from hybrid_dense.layers.attention import FusedSoftmax
+from hybrid_dense.layers.pointwise import PointwiseConv2d
 from hybrid_dense.layers.windows import WindowPlan
 
 WINDOW = 14
@@ -24,9 +25,10 @@ class CrossAttentionBridge(QueryBridge):
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
         super().__init__(target, source, std)
         # Biases would be idle: softmax does not see one on the keys, the norms and the last projection have the others.
-        self.query = nn.Conv2d(target.channels, self.width, 1, bias=False)
-        self.key = nn.Conv2d(source.channels, self.width, 1, bias=False)
-        self.value = nn.Conv2d(source.channels, self.width, 1, bias=False)
+        self.query = PointwiseConv2d(target.channels, self.width, bias=False)
+        self.key = PointwiseConv2d(source.channels, self.width, bias=False)
+        self.value = PointwiseConv2d(source.channels, self.width, bias=False)
+        self.attend = FusedSoftmax()
         self.neighbourhood = nn.Conv2d(self.width, self.width, 3, padding=1, groups=self.width, bias=False)
 
     def answer(self, query: Tensor, source: Tensor) -> Tensor:
@@ -34,13 +36,12 @@ class CrossAttentionBridge(QueryBridge):
         plan = WindowPlan.fit(height, width, WINDOW)
         value = self.value(source)
         heads = [self.split(stream, plan) for stream in (self.query(query), self.key(source), value)]
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=plan.mask(batch, query.device))
-        attended = plan.merge(attended.transpose(1, 2).flatten(2))
+        attended = plan.merge_heads(self.attend(*heads, plan.mask(batch, query.device)))
         return attended.permute(0, 3, 1, 2) + self.neighbourhood(value)
 
     def split(self, stream: Tensor, plan: WindowPlan) -> Tensor:
         """(b, width, h, w) to (b · windows, heads, window tokens, 32)."""
-        return plan.split(stream.permute(0, 2, 3, 1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return plan.split_heads(stream.permute(0, 2, 3, 1), self.heads, HEAD_CHANNELS)[0]
 
 
 @MODELS.register_module()

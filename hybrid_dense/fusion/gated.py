@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.base import Bridge, Carry, Fusion
+from hybrid_dense.layers.pointwise import PointwiseConv2d
 
 
 class Gate(nn.Module):
@@ -20,10 +20,10 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        hidden = max(channels // 8, 8)
-        self.target = nn.Conv2d(channels, hidden, 1)
-        self.message = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.expand = nn.Conv2d(hidden, channels, 1)
+        hidden = min(max(channels // 8, 8), 64)
+        self.target = PointwiseConv2d(channels, hidden)
+        self.message = PointwiseConv2d(channels, hidden, bias=False)
+        self.expand = PointwiseConv2d(hidden, channels)
 
     def forward(self, target: Tensor, message: Tensor, spread: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
         hidden = self.target(target) + spread(self.message(message), target.shape[-2:])
@@ -45,7 +45,8 @@ class GatedBridge(Bridge):
         size = target.shape[-2:]
         message = self.carry.gather(source, size)
         gate = self.gate(target, message, self.carry.spread)
-        return torch.addcmul(target, gate, self.carry.spread(message, size))
+        # addcmul would multiply both gradients by its factor of one.
+        return target + gate * self.carry.spread(message, size)
 
 
 @MODELS.register_module()

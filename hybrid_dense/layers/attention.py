@@ -96,6 +96,7 @@ class GridAttention(nn.Module):
         if attention not in ATTENTION_FORMS:
             raise ValueError(f"attention {attention!r} is not one of {', '.join(ATTENTION_FORMS)}")
         self.heads = heads
+        self.channels = dim // heads
         self.window = window
         self.pooled = pooled and window == 0
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -106,61 +107,71 @@ class GridAttention(nn.Module):
     def forward(self, tokens: Tensor, size: tuple[int, int], rotation: Rotation | None = None) -> Tensor:
         """``size`` is (h, w) of the grid, ``rotation`` its rotary positions."""
         count = tokens.shape[1] - size[0] * size[1]
-        parts = self.qkv(tokens).chunk(3, dim=-1)
-        before = [part[:, :count] for part in parts]
-        # Slices of everything would cost a copy each in the backward pass.
-        grids = [part[:, count:] for part in parts] if count else parts
-        query, key, value = (grid.unflatten(1, size) for grid in grids)
+        projected = self.qkv(tokens)
+        # A slice of everything would cost a copy in the backward pass.
+        grid = (projected[:, count:] if count else projected).unflatten(1, size)
+        grids = self.place(grid, rotation)
+        # A global block is one window as large as the grid; pooled keys have a plan of their own.
+        plans = [WindowPlan.fit(*part.shape[1:3], self.window or max(part.shape[1:3])) for part in grids]
+        query, key, value = (
+            heads
+            for plan, part in zip(plans, grids, strict=True)
+            for heads in plan.split_heads(part, self.heads, self.channels)
+        )
+        mask = plans[-1].mask(tokens.shape[0], tokens.device)
+        if not count:
+            return self.proj(plans[0].merge_heads(self.attend(query, key, value, mask)).flatten(1, 2))
+        first_query, *first = self.cut(projected[:, :count])
+        everything = [heads for part in grids for heads in self.cut(part.flatten(1, 2))][1:]
+        everything = [torch.cat(pair, dim=2) for pair in zip(first, everything, strict=True)]
+        windows = plans[0].rows * plans[0].columns
+        first = [part.repeat_interleave(windows, dim=0) for part in first]
+        key, value = (torch.cat(pair, dim=2) for pair in zip(first, (key, value), strict=True))
+        mask = None if mask is None else F.pad(mask, (count, 0), value=True)
+        mixed = plans[0].merge_heads(self.attend(query, key, value, mask)).flatten(1, 2)
+        mixed_first = self.attend(first_query, *everything, None).transpose(1, 2).flatten(-2)
+        return self.proj(torch.cat((mixed_first, mixed), dim=1))
+
+    def place(self, grid: Tensor, rotation: Rotation | None) -> list[Tensor]:
+        """Query, key and value (b, h, w, 3 · d) as they are looked at: turned, pooled, or whole where neither is."""
+        if rotation is None and not self.pooled:
+            return [grid]
+        query, key, value = grid.chunk(3, dim=-1)
         if rotation is not None:
             query, key = (rotation.turn(part.unflatten(-1, (self.heads, -1))).flatten(-2) for part in (query, key))
         if self.pooled:
             key, value = pool_grid(key), pool_grid(value)
-        mixed = self.attend_in_windows(query, key, value, before)
-        if count:
-            everything = [
-                torch.cat((first, grid.flatten(1, 2)), dim=1)
-                for first, grid in zip(before[1:], (key, value), strict=True)
-            ]
-            mixed = torch.cat((self.attend_heads(before[0], *everything), mixed), dim=1)
-        return self.proj(mixed)
+        return [query, key, value]
 
-    def attend_in_windows(self, query: Tensor, key: Tensor, value: Tensor, before: list[Tensor]) -> Tensor:
-        """Grids (b, h, w, d), keys and values possibly pooled, to (b, h·w, d)."""
-        batch, count = query.shape[0], before[0].shape[1]
-        # A global block is one window as large as the grid.
-        plan, key_plan = (
-            WindowPlan.fit(*grid.shape[1:3], self.window or max(grid.shape[1:3])) for grid in (query, key)
-        )
-        mask = key_plan.mask(batch, query.device)
-        key, value = key_plan.split(key), key_plan.split(value)
-        if count:
-            windows = plan.rows * plan.columns
-            first_key, first_value = (part.repeat_interleave(windows, dim=0) for part in before[1:])
-            key, value = torch.cat((first_key, key), dim=1), torch.cat((first_value, value), dim=1)
-            mask = None if mask is None else F.pad(mask, (count, 0), value=True)
-        return plan.merge(self.attend_heads(plan.split(query), key, value, mask)).flatten(1, 2)
-
-    def attend_heads(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(n, t, d), (n, s, d), (n, s, d) to (n, t, d): cut the channels into heads and attend."""
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        return self.attend(query, key, value, mask).transpose(1, 2).flatten(-2)
+    def cut(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """(b, t, parts · d) to ``parts`` tensors (b, heads, t, channels of a head)."""
+        return tokens.unflatten(-1, (-1, self.heads, self.channels)).permute(2, 0, 3, 1, 4).unbind()
 
 
 def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention in two matrix products, as `FusedSoftmax`; the scores are kept for the backward pass."""
+    """Softmax attention in two matrix products, as `FusedSoftmax`; the map is kept for the backward pass."""
     lead = query.shape[:2]
+    bias = bias_of(mask, query)
     query, key, value = (part.flatten(0, 1) for part in (query, key, value))
-    bias = query.new_zeros(())
-    if mask is not None:
-        bias = bias.masked_fill(~mask, -math.inf).expand(*lead, 1, -1).flatten(0, 1)
     # Autocast would keep the map in float32 and round it once more.
     with torch.autocast(query.device.type, enabled=False):
-        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
-        return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, lead)
+        return torch.bmm(attention_map(query, key, bias), value).unflatten(0, lead)
+
+
+def bias_of(mask: Tensor | None, like: Tensor) -> Tensor:
+    """What to add to the scores of (n, heads, …): 0 or -∞, (n · heads, 1, s), or one 0 where there is no mask."""
+    bias = like.new_zeros(())
+    return bias if mask is None else bias.masked_fill(~mask, -math.inf).expand(-1, like.shape[1], -1, -1).flatten(0, 1)
+
+
+def attention_map(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+    """(n, t, c), (n, s, c) to (n, t, s)."""
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
+    return scores.softmax(dim=-1)
 
 
 class AttendInChunks(torch.autograd.Function):
-    """`attend_by_products`, some queries at a time; their scores are computed again for the backward pass."""
+    """`attend_by_products`, some queries at a time; their map is computed again for the backward pass."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -171,20 +182,24 @@ class AttendInChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
-        key, value = key.detach().requires_grad_(), value.detach().requires_grad_()
+        lead, scale, bias = query.shape[:2], 1 / math.sqrt(query.shape[-1]), bias_of(mask, query)
+        query, key, value, gradient = (part.flatten(0, 1) for part in (query, key, value, gradient))
         of_query = []
         # A sum of many chunks in bfloat16 would lose the small ones.
         of_key, of_value = (torch.zeros_like(part, dtype=torch.float32) for part in (key, value))
-        splits = (part.detach().split(QUERIES_AT_ONCE, dim=2) for part in (query, gradient))
-        for chunk, chunk_gradient in zip(*splits, strict=True):
-            chunk.requires_grad_()
-            with torch.enable_grad():
-                mixed = attend_by_products(chunk, key, value, mask)
-            found = torch.autograd.grad(mixed, (chunk, key, value), chunk_gradient)
-            of_query.append(found[0])
-            of_key += found[1]
-            of_value += found[2]
-        return torch.cat(of_query, dim=2), of_key.to(key.dtype), of_value.to(value.dtype), None
+        with torch.autocast(query.device.type, enabled=False):
+            for chunk, chunk_gradient in zip(
+                *(x.split(QUERIES_AT_ONCE, dim=1) for x in (query, gradient)), strict=True
+            ):
+                weights = attention_map(chunk, key, bias)
+                of_value += torch.bmm(weights.transpose(1, 2), chunk_gradient)
+                of_weights = torch.bmm(chunk_gradient, value.transpose(1, 2))
+                # softmax' = p ⊙ (g - Σ p ⊙ g), in one pass
+                of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+                of_query.append(torch.bmm(of_scores, key) * scale)
+                of_key += torch.bmm(of_scores.transpose(1, 2), chunk)
+        of_key, of_value = (of_key * scale).to(key.dtype), of_value.to(value.dtype)
+        return *(part.unflatten(0, lead) for part in (torch.cat(of_query, dim=1), of_key, of_value)), None
 
 
 def pool_grid(grid: Tensor) -> Tensor:

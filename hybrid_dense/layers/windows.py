@@ -35,21 +35,26 @@ class WindowPlan:
         """Rows and columns of tokens that the grid lacks to fill every window."""
         return self.rows * self.window[0] - self.height, self.columns * self.window[1] - self.width
 
-    def split(self, grid: Tensor) -> Tensor:
-        """(b, h, w, d) to (b · windows, window tokens, d); missing tokens are zero."""
+    def split_heads(self, grid: Tensor, heads: int, channels: int) -> tuple[Tensor, ...]:
+        """Cut into windows and heads at once, so that each token is copied once.
+
+        (b, h, w, parts · heads · channels) to ``parts`` tensors (b · windows, heads, window tokens, channels); missing
+        tokens are zero.
+        """
         (pad_h, pad_w), (window_h, window_w) = self.padding, self.window
         if pad_h or pad_w:
             grid = F.pad(grid, (0, 0, 0, pad_w, 0, pad_h))
-        batch, channels = grid.shape[0], grid.shape[-1]
-        grid = grid.reshape(batch, self.rows, window_h, self.columns, window_w, channels)
-        return grid.transpose(2, 3).reshape(batch * self.rows * self.columns, window_h * window_w, channels)
+        windows = grid.shape[0] * self.rows * self.columns
+        grid = grid.reshape(-1, self.rows, window_h, self.columns, window_w, grid.shape[-1]).transpose(2, 3)
+        grid = grid.unflatten(-1, (-1, heads, channels)).permute(5, 0, 1, 2, 6, 3, 4, 7)
+        return grid.reshape(-1, windows, heads, window_h * window_w, channels).unbind()
 
-    def merge(self, windows: Tensor) -> Tensor:
-        """The inverse of ``split``: (b · windows, window tokens, d) to (b, h, w, d)."""
-        window_h, window_w = self.window
-        channels = windows.shape[-1]
-        grid = windows.reshape(-1, self.rows, self.columns, window_h, window_w, channels).transpose(2, 3)
-        grid = grid.reshape(-1, self.rows * window_h, self.columns * window_w, channels)
+    def merge_heads(self, windows: Tensor) -> Tensor:
+        """The inverse: (b · windows, heads, window tokens, channels) to (b, h, w, heads · channels)."""
+        heads, channels, (window_h, window_w) = windows.shape[1], windows.shape[3], self.window
+        grid = windows.reshape(-1, self.rows, self.columns, heads, window_h, window_w, channels)
+        grid = grid.permute(0, 1, 4, 2, 5, 3, 6)
+        grid = grid.reshape(-1, self.rows * window_h, self.columns * window_w, heads * channels)
         return grid if self.padding == (0, 0) else grid[:, : self.height, : self.width]
 
     def mask(self, batch: int, device: torch.device) -> Tensor | None:
@@ -57,7 +62,7 @@ class WindowPlan:
         if self.padding == (0, 0):
             return None
         real = torch.ones(1, self.height, self.width, 1, dtype=torch.bool, device=device)
-        return self.split(real).repeat(batch, 1, 1).transpose(1, 2).unsqueeze(1)
+        return self.split_heads(real, 1, 1)[0].repeat(batch, 1, 1, 1).transpose(2, 3)
 
 
 def _even_split(length: int, largest: int) -> tuple[int, int]:

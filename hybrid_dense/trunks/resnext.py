@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybrid_dense.archs import NUM_STAGES, CNNArch, FeatureSpec
 from hybrid_dense.layers.grouped_conv import GroupedConv2d
+from hybrid_dense.layers.pointwise import PointwiseConv2d
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -18,17 +19,17 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, width: int, out_channels: int, stride: int, groups: int, dilation: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.conv1 = PointwiseConv2d(in_channels, width, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = GroupedConv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.conv3 = PointwiseConv2d(width, out_channels, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                PointwiseConv2d(in_channels, out_channels, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, features: Tensor) -> Tensor:

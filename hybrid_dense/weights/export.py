@@ -60,7 +60,7 @@ def export(
         raise ValueError(f"{out} is the checkpoint itself; name another file")
     figures, metrics = _read_metrics(checkpoint, metrics)
     loaded = read_checkpoint(checkpoint, ema, trust)
-    predictor = Predictor(config, loaded, device="cpu")
+    predictor = Predictor(config, loaded, device="cpu", fold=False)
     parts = used_parts(predictor.config)
     parts["test_dataloader"]["dataset"]["metainfo"] = {"classes": predictor.class_names}
     meta = loaded.meta

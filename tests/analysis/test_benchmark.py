@@ -23,7 +23,7 @@ from hybrid_dense.analysis.benchmark import (
 )
 from hybrid_dense.analysis.complexity import count_flops, count_parameters
 from hybrid_dense.analysis.machine import GEMM_SIDES, Gemm, MemoryMeter, describe_machine, is_out_of_memory, state_bytes
-from hybrid_dense.analysis.pipeline import Stopwatch, time_loader, time_pipeline
+from hybrid_dense.analysis.pipeline import Stopwatch, hand_over, time_loader, time_pipeline
 from hybrid_dense.analysis.startup import time_command, time_until
 from hybrid_dense.analysis.structure import describe_parts
 from hybrid_dense.analysis.subjects import Subject, build, parse_config, parse_subject
@@ -462,9 +462,21 @@ class Masks(BaseMasks):
         self.clock.spend(2.0)
         return self
 
+    def __reduce__(self):
+        self.clock.spend(0.5)
+        return Masks, (self.clock,)
+
     @staticmethod
     def random():
         return 7
+
+
+class Decoder:
+    """Stands for a module with a function."""
+
+    @staticmethod
+    def read(clock):
+        clock.spend(3.0)
 
 
 class Load:
@@ -472,12 +484,14 @@ class Load:
         self.clock = clock
 
     def __call__(self, data):
-        self.clock.spend(4.0)
+        self.clock.spend(1.0)
+        Decoder.read(self.clock)
         self._load_masks(data)
         return data
 
     def _load_masks(self, data):
-        self.clock.spend(5.0)
+        self.clock.spend(2.0)
+        Decoder.read(self.clock)  # for the masks: their work
         data["masks"] = Masks(self.clock)
 
 
@@ -502,27 +516,34 @@ class Data:
 def test_a_pipelines_time_is_shared_out_over_transforms_and_masks():
     clock = Clock()
     wrapped = type("Repeat", (), dict(dataset=Data(clock)))()
-    times = time_pipeline(wrapped, [0, 1, 2], [Masks], clock=clock)
+    times = time_pipeline(wrapped, [0, 1, 2], [Masks], dict(decode=[(Decoder, "read")]), clock=clock)
     assert (times.images, times.refused) == (2, 1)
-    assert [(step.name, step.seconds, step.mask_seconds) for step in times.steps] == [
-        ("Load", 9.0, 5.0),
-        ("Scale", 10.75, 3.75),  # `resize` within `rescale` counts once
+    assert [(step.name, step.seconds, step.parts) for step in times.steps] == [
+        ("Load", 9.0, dict(decode=3.0, masks=5.0)),
+        ("Scale", 10.75, dict(decode=0.0, masks=3.75)),  # `resize` within `rescale` counts once
+        ("to the main process", 0.5, dict(decode=0.0, masks=0.5)),
     ]
     record = times.record()
-    assert record["images_per_second"] == pytest.approx(1 / 19.75)
+    assert record["images_per_second"] == pytest.approx(1 / 20.25)
     assert sum(step["share"] for step in record["transforms"]) == pytest.approx(1)
-    assert record["mask_share"] == pytest.approx(8.75 / 19.75)
+    assert record["shares"] == pytest.approx(dict(decode=3 / 20.25, masks=9.25 / 20.25, rest=8 / 20.25))
     # Classes are as they were.
     assert Masks.random() == 7
     assert Masks.resize.__qualname__ == "Masks.resize" and not hasattr(Masks.resize, "__wrapped__")
     assert not hasattr(Load._load_masks, "__wrapped__")
     assert not hasattr(BaseMasks.areas.fget, "__wrapped__")
+    assert not hasattr(Decoder.read, "__wrapped__")
+
+
+def test_what_goes_through_the_pipe_is_all_but_tensors():
+    sample = dict(picture=torch.zeros(1000, 1000), mask=b"0" * 5000)
+    assert 5000 < len(hand_over(sample)) < 10000
 
 
 def test_a_stopwatch_lets_go_after_an_error():
     clock = Clock()
-    watch = Stopwatch(clock)
-    with pytest.raises(ZeroDivisionError), watch.watching([Masks], lambda cls: ["resize"]):
+    watch = Stopwatch(["masks"], clock)
+    with pytest.raises(ZeroDivisionError), watch.watching("masks", [(Masks, "resize")]):
         raise ZeroDivisionError
     assert not hasattr(Masks.resize, "__wrapped__")
 

@@ -119,6 +119,18 @@ def test_a_peer_of_a_host_stands_beside_ours(capsys, tmp_path):
     assert (ours["over_baseline"], theirs["over_baseline"]) == (pytest.approx(ours["median"] / theirs["median"]), 1.0)
 
 
+def test_a_folded_twin_stands_beside_the_plain_one(capsys, tmp_path):
+    arguments = [NANO, "--against-trunks", "--fold", "--mode", "infer", "--out", tmp_path]
+    code, _, err = benchmark(capsys, *arguments, *QUICK)
+    assert code == 0, err
+    page = json.loads((tmp_path / "benchmark.json").read_text())
+    names = [row["subject"] for row in page["results"]]
+    assert names == [f"{name}{twin}" for name in (NANO, "cnn:rxnano", "vit:pico") for twin in ("", " folded")]
+    plain, folded = (row["parameters"] for row in page["results"][2:4])
+    assert folded < plain  # a bias a channel in place of a scale and a shift
+    assert [over["subject"] for over in page["over_trunks"]] == [NANO, f"{NANO} folded"]
+
+
 def test_whole_models_take_real_steps(command, tmp_path):
     paths = [PROJECT / "configs/demo.py", PROJECT / "configs/demo_semantic.py"]
     arguments = [*paths, "--cfg-options", *SMALL, "--size", 96, "--batch", 2, "--repeat", 1, "--no-memory"]
@@ -168,11 +180,17 @@ def test_a_pipeline_transform_by_transform(command, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     page = json.loads((tmp_path / "pipeline.json").read_text())
     steps = page["transforms"]["transforms"]
-    assert [step["name"] for step in steps] == ["LoadImageFromFile", "LoadAnnotations", "RandomFlip", "PackDetInputs"]
+    assert [step["name"] for step in steps] == [
+        *("LoadImageFromFile", "LoadAnnotations", "RandomFlip", "PackDetInputs"),
+        "to the main process",
+    ]
     assert sum(step["share"] for step in steps) == pytest.approx(1)
-    masks = {step["name"]: step["mask_seconds"] for step in steps}
-    assert masks["LoadImageFromFile"] == 0 < masks["LoadAnnotations"]
-    assert all(step["mask_seconds"] <= step["seconds"] for step in steps)
+    parts = {step["name"]: step["parts"] for step in steps}
+    assert parts["LoadImageFromFile"]["masks"] == 0 < parts["LoadAnnotations"]["masks"]
+    assert parts["LoadAnnotations"]["decode"] == 0 < parts["LoadImageFromFile"]["decode"]
+    assert all(sum(step["parts"].values()) <= step["seconds"] for step in steps)
+    assert list(page["transforms"]["shares"]) == ["decode", "resize", "masks", "rest"]
+    assert sum(page["transforms"]["shares"].values()) == pytest.approx(1)
     assert page["transforms"]["images"] + page["transforms"]["refused"] == 6
     assert [loader["workers"] for loader in page["loaders"]] == [0, 1]
     assert all(loader["images_per_second"] > 0 for loader in page["loaders"])
@@ -188,6 +206,7 @@ def test_a_pipeline_transform_by_transform(command, tmp_path):
         ([NANO, "--pipeline", "configs/demo.py"], ["choose one"]),
         (["--startup", "--pipeline", "configs/demo.py"], ["choose one"]),
         ([NANO, "--no-memory", "--memory-limit", "3"], ["leave out --no-memory"]),
+        ([NANO, "--fold"], ["add --mode infer to --fold"]),
         ([NANO, "--batch", "0"], ["--batch 0 is not a positive number"]),
         (["dict(type='nowhere.ResNet')"], ["nowhere cannot be imported"]),
         (["configs/demoo.py"], ["no config file"]),

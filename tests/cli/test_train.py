@@ -21,15 +21,38 @@ def trained(command, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("trained")
     done = command("train", DEMO, "--work-dir", work_dir, "--cfg-options", *SMALL, "train_cfg.max_epochs=1")
     assert done.returncode == 0, done.stderr[-3000:]
+    (work_dir / "terminal.txt").write_text(done.stdout)
     return work_dir
+
+
+def test_a_short_head_is_on_the_terminal_and_the_dumps_are_in_the_log(trained):
+    lines = (trained / "terminal.txt").read_text().splitlines()
+    begun = next(index for index, line in enumerate(lines) if "Checkpoints will be saved to" in line)
+    assert begun < 12
+    head = [re.sub(r"\S*/", "", line) for line in lines[:begun] if line.startswith("  ")]
+    assert head == [
+        "  model    MaskRCNN on ParallelResNeXtViT rxnano_vit_pico, 2.5 M parameters",
+        "  data     8 images to train on (CocoDataset), 4 to validate on",
+        "  course   1 epoch of 4 steps, AdamW",
+        f"  results  {trained.name}; config, environment and all that is logged: {log_of(trained).name}",
+    ]
+    assert not any(noise in line for line in lines for noise in ("OneDL", "index created", "System environment"))
+    log = log_of(trained).read_text()
+    assert {dump for dump in ("System environment:", "Config:\n", "Hooks will be executed") if dump not in log} == set()
+
+
+def log_of(work_dir: Path) -> Path:
+    return next(work_dir.glob("*/*.log"))
 
 
 def test_resume_goes_on_at_the_right_step(command, trained):
     saved = torch.load(trained / "epoch_1.pth", weights_only=False)["meta"]
     assert (saved["epoch"], saved["iter"]) == (1, 4)
     options = ["--cfg-options", *SMALL, "train_cfg.max_epochs=2", "default_hooks.logger.interval=1"]
-    done = command("train", DEMO, "--work-dir", trained, "--resume", *options)
+    done = command("train", DEMO, "--work-dir", trained, "--resume", "--verbose", *options)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 epochs of 4 steps, AdamW; going on after step 4" in done.stdout
+    assert "System environment:" in done.stdout and "index created!" in done.stdout
     dumped = Config.fromfile(trained / Path(DEMO).name)  # it can be trained again, after this checkpoint has gone
     assert (dumped.resume, dumped.load_from) == (False, None)
     steps = re.findall(r"Epoch\(train\)\s+\[(\d+)\]\[(\d+)/4\]", done.stdout + done.stderr)

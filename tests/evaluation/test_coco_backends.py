@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import io
 
 import numpy as np
@@ -208,6 +209,30 @@ def test_a_detection_on_an_unknown_image_is_named():
     detections[0]["image_id"] = 77
     with pytest.raises(ValueError, match="image id 77"):
         evaluate_coco(truth, detections)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masks_may_come_as_bytes_and_their_size_is_that_of_the_mask(backend):
+    """As mmdet holds them; a box beside the mask is not looked at."""
+    truth, detections = random_data(4)
+    expected = evaluate_coco(truth, detections, "segm", backend)
+    for entry in detections:
+        entry["segmentation"] = dict(entry["segmentation"], counts=entry["segmentation"]["counts"].encode())
+        entry["bbox"] = [0.0, 0.0, 1.0, 1.0]
+    assert evaluate_coco(truth, detections, "segm", backend).overall == expected.overall
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled, monkeypatch):
+    seen = []
+    monkeypatch.setattr("faster_coco_eval.COCOeval_faster.evaluate", lambda self: seen.append(gc.isenabled()) or 1 / 0)
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            evaluate_coco(*one_object())
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable()
 
 
 def test_boundary_ap_is_stricter_than_mask_ap():

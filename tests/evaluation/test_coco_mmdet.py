@@ -1,6 +1,7 @@
 """DetailedCocoMetric beside mmdet's own metric, through mmengine's process and evaluate."""
 
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -143,6 +144,33 @@ def test_format_only_writes_results_and_measures_nothing(images, annotation_file
     assert evaluate(metric, images) == {}
     assert len(json.loads((tmp_path / "sent.bbox.json").read_text())) == 40
     assert "segmentation" in json.loads((tmp_path / "sent.segm.json").read_text())[0]
+
+
+def test_files_are_written_where_one_asks_for_them_only(images, annotation_file, tmp_path, monkeypatch):
+    """Asked for, they hold what the host writes, and the figures stay the same."""
+    config = dict(type="DetailedCocoMetric", ann_file=annotation_file, metric=["bbox", "segm"])
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *args, **options: pytest.fail("a folder was made"))
+    silent = evaluate(METRICS.build(config), images)
+    monkeypatch.undo()
+    written = evaluate(METRICS.build(dict(config, outfile_prefix=str(tmp_path / "ours"))), images)
+    evaluate(CocoMetric(annotation_file, ["bbox", "segm"], outfile_prefix=str(tmp_path / "host")), images)
+    assert silent == written
+    for kind in ("bbox", "segm"):
+        assert (tmp_path / f"ours.{kind}.json").read_bytes() == (tmp_path / f"host.{kind}.json").read_bytes()
+
+
+def test_masks_may_have_scores_of_their_own(images, annotation_file):
+    """Masks scored upside down are ranked otherwise, boxes are not."""
+    config = dict(type="DetailedCocoMetric", ann_file=annotation_file, metric=["bbox", "segm"])
+    plain = evaluate(METRICS.build(config), images)
+    metric = METRICS.build(config)
+    metric.dataset_meta = dict(classes=CLASSES)
+    for image in images:
+        entry = sample(image)
+        entry["pred_instances"]["mask_scores"] = torch.linspace(0.1, 0.9, 4) * (1 + image["id"] / 100)
+        metric.process({}, [entry])
+    found = metric.evaluate(len(images))
+    assert found["coco/bbox_mAP"] == plain["coco/bbox_mAP"] and found["coco/segm_mAP"] != plain["coco/segm_mAP"]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,34 @@ def test_sums_are_exact_over_many_large_images():
     assert row["pixels"] == 300 * 2**20
 
 
+def test_counts_are_the_hosts_for_values_that_are_no_class():
+    """Labels and predictions from -2 to 7 of 5 classes, and a label in the middle that is ignored."""
+    generator = torch.Generator().manual_seed(0)
+    labelled, predicted = torch.randint(-2, 8, (2, 60, 70), generator=generator)
+    metric = METRICS.build(dict(type="DetailedIoUMetric", ignore_index=3))
+    ours = metric.intersect_and_union(predicted, labelled, 5, 3)
+    host = IoUMetric.intersect_and_union(predicted, labelled, 5, 3)
+    for mine, theirs in zip(ours, host, strict=True):
+        assert mine.tolist() == theirs.tolist() and mine.dtype == torch.int64
+    assert host[2][3] > 0 == host[3][3], "class 3 is found, and where it is labelled nothing counts"
+    small = metric.intersect_and_union(predicted.to(torch.int8), labelled.to(torch.int8), 5, 3)
+    assert [part.tolist() for part in small] == [part.tolist() for part in ours]
+
+
+@pytest.mark.parametrize("options", [{}, dict(region_sizes=True)])
+def test_an_image_leaves_counts_behind_and_no_map(options):
+    """What is kept has one size for images of 1,000 and of 4 million pixels, storages of views counted whole."""
+    kept = []
+    for side in (32, 2048):
+        metric = METRICS.build(dict(type="DetailedIoUMetric", **options))
+        metric.dataset_meta = dict(classes=CLASSES)
+        data = [dict(data=torch.full((1, side, side), label)) for label in (0, 1)]
+        metric.process({}, [dict(pred_sem_seg=data[0], gt_sem_seg=data[1])])
+        kept.append([counts.untyped_storage().nbytes() for counts in metric.results[0]])
+    assert kept[0] == kept[1]
+    assert sum(kept[0][:4]) == 4 * len(CLASSES) * 8, "four int64 a class"
+
+
 def flood(labels: np.ndarray, start: tuple[int, int], left: set) -> set:
     """The region of ``start``, taken out of ``left``."""
     region, open_ends = set(), [start]

@@ -81,17 +81,17 @@ def test_a_position_sees_its_window_and_its_neighbours(bridge):
 def test_what_pads_a_window_is_never_looked_at(bridge, monkeypatch):
     target, source = draw(15, 17)
     expected = bridge(target, source)
-    split, noise = WindowPlan.split, []
+    split, noise = WindowPlan.split_heads, []
 
-    def split_with_rubbish(self, grid):
-        windows = split(self, grid)
+    def split_with_rubbish(self, grid, heads, channels):
+        (windows,) = split(self, grid, heads, channels)
         if grid.dtype == torch.bool:
-            return windows
-        real = split(self, torch.ones_like(grid))
+            return (windows,)
+        (real,) = split(self, torch.ones_like(grid), heads, channels)
         noise.append((real == 0).sum().item())
-        return torch.where(real == 0, 1e3 * torch.randn_like(windows), windows)
+        return (torch.where(real == 0, 1e3 * torch.randn_like(windows), windows),)
 
-    monkeypatch.setattr(WindowPlan, "split", split_with_rubbish)
+    monkeypatch.setattr(WindowPlan, "split_heads", split_with_rubbish)
     assert_close(bridge(target, source), expected)
     assert len(noise) == 3 and min(noise) > 0, "nothing was padded"
 

@@ -15,10 +15,12 @@ SIDES = range(1, 61)
 def test_split_and_merge_are_inverse(height):
     for width in (height, 61 - height, 1, 37):
         plan = WindowPlan.fit(height, width, LARGEST)
-        grid = torch.randn(2, height, width, 3)
-        windows = plan.split(grid)
-        assert windows.shape == (2 * plan.rows * plan.columns, plan.window[0] * plan.window[1], 3)
-        assert torch.equal(plan.merge(windows), grid)
+        grid = torch.randn(2, height, width, 12)
+        first, second = plan.split_heads(grid, heads=2, channels=3)
+        assert first.shape == second.shape
+        assert first.shape == (2 * plan.rows * plan.columns, 2, plan.window[0] * plan.window[1], 3)
+        merged = torch.cat((plan.merge_heads(first), plan.merge_heads(second)), dim=-1)
+        assert torch.equal(merged, grid)
 
 
 @pytest.mark.parametrize("height", SIDES)
@@ -62,7 +64,7 @@ def test_known_splits(side, windows, window):
 def test_mask_is_true_exactly_for_real_tokens(height, width):
     plan = WindowPlan.fit(height, width, LARGEST)
     mask = plan.mask(2, torch.device("cpu"))
-    windows = plan.split(torch.ones(2, height, width, 1))
+    windows = plan.split_heads(torch.ones(2, height, width, 1), 1, 1)[0].squeeze(1)
     assert mask.dtype == torch.bool
     assert mask.shape == (len(windows), 1, 1, windows.shape[1])
     assert torch.equal(mask[:, 0, 0], windows[..., 0] == 1)
@@ -70,7 +72,7 @@ def test_mask_is_true_exactly_for_real_tokens(height, width):
 
 def test_windows_are_contiguous_blocks_in_reading_order():
     row, column = torch.meshgrid(torch.arange(8), torch.arange(6), indexing="ij")
-    windows = WindowPlan.fit(8, 6, 4).split(torch.stack((row, column), dim=-1)[None])
+    windows = WindowPlan.fit(8, 6, 4).split_heads(torch.stack((row, column), dim=-1)[None], 1, 2)[0].squeeze(1)
     corners = [tuple(window[0].tolist()) for window in windows]
     assert corners == [(0, 0), (0, 3), (4, 0), (4, 3)]
     assert windows[3][:4].tolist() == [[4, 3], [4, 4], [4, 5], [5, 3]]

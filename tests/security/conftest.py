@@ -34,7 +34,7 @@ def model_files(tmp_path_factory):
     cfg.merge_from_dict(SMALL)
     write_config(cfg, folder / "small.yaml")
     torch.manual_seed(0)
-    model = Predictor(read_config(folder / "small.yaml"), device="cpu").model
+    model = Predictor(read_config(folder / "small.yaml"), device="cpu", fold=False).model
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "image.png")
     return folder / "small.yaml", model.state_dict(), folder / "image.png"
 

@@ -35,7 +35,7 @@ def train(name: str, folder: Path) -> tuple[Path, Path]:
     hybrid_dense.register_all_modules()
     config = CONFIGS / f"{name}.py"
     torch.manual_seed(1)
-    model = Predictor(config, device="cpu").model
+    model = Predictor(config, device="cpu", fold=False).model
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point():
@@ -100,7 +100,7 @@ def test_half_is_half_the_size_and_nearly_the_same(trained, exported, tmp_path):
     halved = {name for name, value in stored.items() if value.dtype == torch.float16}
     assert halved == {name for name, value in stored.items() if value.is_floating_point() and value.dim() > 1}
 
-    model = Predictor(tmp_path / "half.safetensors", device="cpu").model
+    model = Predictor(tmp_path / "half.safetensors", device="cpu", fold=False).model
     whole = read_checkpoint(checkpoint).weights
     for name, value in model.state_dict().items():
         assert value.dtype == whole[name].dtype
@@ -131,7 +131,7 @@ def test_the_card_says_where_it_is_from(trained, exported):
     assert card.metrics["mIoU"] == 61.5 and card.metrics_from == "metrics.json"
     assert card.licence == "CC-BY-4.0" and card.created == date.today().isoformat()
     assert card.versions["hybrid_dense"] == hybrid_dense.__version__ and card.versions["torch"] == torch.__version__
-    model = Predictor(config, device="cpu").model
+    model = Predictor(config, device="cpu", fold=False).model
     assert card.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert card.inputs["mean"] == list(Config.fromfile(config).model.data_preprocessor.mean)
     assert set(card.config) == {"default_scope", "model", "test_dataloader"}

@@ -5,7 +5,7 @@ panoptic = dict(type="LoadPanopticMaps", with_bbox=True)
 # Images without any thing are left out, as COCO's others without a box are (filter_empty_gt). A crop that shows stuff
 # alone is worth learning, so FilterAnnotations, which would draw another, goes.
 train_pipeline = [
-    panoptic if step["type"] == "LoadAnnotations" else step
+    panoptic if step["type"] == "LoadLateMasks" else step
     for step in _base_.train_pipeline
     if step["type"] != "FilterAnnotations"
 ]

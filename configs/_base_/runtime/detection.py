@@ -3,7 +3,9 @@ default_scope = "mmdet"
 custom_imports = dict(
     imports=[
         "hybrid_dense",
+        "hybrid_dense.data.late_masks_mmdet",
         "hybrid_dense.data.panoptic_mmdet",
+        "hybrid_dense.data.reduced_decode_mmdet",
         "hybrid_dense.evaluation.coco_mmdet",
         "hybrid_dense.evaluation.voc_mmdet",
     ],

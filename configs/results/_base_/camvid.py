@@ -1,0 +1,42 @@
+# CamVid from scratch on a CPU: $HYBRID_DENSE_DATA/camvid or data/camvid, in lossless WebP; PNG by
+#   --cfg-options {train,val,test}_dataloader.dataset.img_suffix=.png
+# Semantic FPN of 64 channels, trained on crops of 288×384 and tested on whole images.
+_base_ = [
+    "../../_base_/models/fpn_head_nano.py",
+    "../../_base_/datasets/camvid.py",
+    "course.py",
+    "../../_base_/runtime/segmentation.py",
+]
+data_root = "{{$HYBRID_DENSE_DATA:data}}/camvid/"
+model = dict(
+    data_preprocessor=dict(seg_pad_val=11),
+    decode_head=dict(
+        num_classes=11,
+        ignore_index=11,
+        dropout_ratio=0.1,
+        loss_decode=dict(
+            avg_non_ignore=False,  # mmseg then divides by the weights of the pixels that count
+            # 1 / log(1.1 + share of the pixels), of mean 1 (ENet, Paszke et al. 2016, section 5.1, where it is 1.02).
+            class_weight=[0.58, 0.48, 1.34, 0.39, 1.03, 0.77, 1.32, 1.33, 0.94, 1.39, 1.43],
+        ),
+    ),
+)
+sizes = dict(RandomResize=dict(ratio_range=(0.6, 1.6)), RandomCrop=dict(crop_size=(288, 384)))
+train_pipeline = [dict(step, **sizes.get(step["type"], {})) for step in _base_.train_pipeline]
+common = dict(data_root=data_root, img_suffix=".webp")
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler"),
+    dataset=dict(common, pipeline=train_pipeline),
+)
+val_dataloader = dict(num_workers=1, dataset=common)
+test_dataloader = val_dataloader
+epochs = 90
+train_cfg = dict(max_epochs=epochs, val_interval=10)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=epochs, T_max=epochs)]
+custom_hooks = [*_base_.custom_hooks, _base_.average]
+default_hooks = dict(logger=dict(interval=23), checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)
+del sizes, common
