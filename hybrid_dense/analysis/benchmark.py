@@ -16,7 +16,7 @@ from hybrid_dense.analysis.machine import Gemm
 from hybrid_dense.analysis.workload import PASSES, Workload
 
 # A block of runs lasts at least this long, so that the clock and other programs' time slices do not count.
-BLOCK_SECONDS = 0.25
+BLOCK_SECONDS = 1.0
 WARM_UP = 2
 
 

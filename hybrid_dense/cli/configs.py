@@ -117,12 +117,14 @@ def dump(config: Path, out: Path) -> int:
 
 
 def list_configs() -> list[Path]:
-    """The leaf configs of the project, those of one folder together."""
+    """The leaf configs of the project but those of studies, those of one folder together."""
     from hybrid_dense.cli import CommandError
 
     if not CONFIGS.is_dir():
         raise CommandError(f"{CONFIGS} is not there; the configs come with a clone of the project (pip install -e .)")
-    leaves = [path for path in CONFIGS.rglob("*.py") if "_base_" not in path.parts]
+    leaves = [
+        path for path in CONFIGS.rglob("*.py") if not {"_base_", "results"} & set(path.relative_to(CONFIGS).parts)
+    ]
     return sorted(leaves, key=lambda path: (path.parent, path.name))
 
 

@@ -225,8 +225,11 @@ def create_runner(cfg: Config) -> Runner:
 
 
 def set_up_device(cfg: Config) -> None:
-    """What holds for the whole process: TF32 on GPUs, memory that is kept on a CPU."""
+    """What holds for the whole process: TF32 and pinned memory for GPUs, memory that is kept on a CPU."""
     if torch.cuda.is_available():
         use_tf32(cfg.get("tf32", True))
+        for split in ("train", "val", "test"):
+            if loader := cfg.get(f"{split}_dataloader"):
+                loader.setdefault("pin_memory", True)
     else:
         keep_freed_memory()

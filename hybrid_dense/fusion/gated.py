@@ -1,7 +1,5 @@
 """Each stream decides, position by position and channel by channel, how much of the other one it takes."""
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -9,13 +7,13 @@ from torch import Tensor, nn
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.base import Bridge, Carry, Fusion
 from hybrid_dense.layers.pointwise import PointwiseConv2d
+from hybrid_dense.layers.resample import to_stride
 
 
 class Gate(nn.Module):
-    """Two streams to one gate (b, c, h, w) in (0, 1); the message may still be coarser, and ``spread`` brings it there.
+    """Two streams (b, c, h, w) to one gate (b, c, h, w) in (0, 1).
 
-    Convolving two stacked streams is convolving each and adding, so nothing is stacked in memory; and a 1×1 convolution
-    of what is spread is the spread of what was convolved, with fewer channels to spread.
+    Convolving two stacked streams is convolving each and adding, so nothing is stacked in memory.
     """
 
     def __init__(self, channels: int):
@@ -25,28 +23,27 @@ class Gate(nn.Module):
         self.message = PointwiseConv2d(channels, hidden, bias=False)
         self.expand = PointwiseConv2d(hidden, channels)
 
-    def forward(self, target: Tensor, message: Tensor, spread: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
-        hidden = self.target(target) + spread(self.message(message), target.shape[-2:])
-        return self.expand(F.relu(hidden)).sigmoid()
+    def forward(self, target: Tensor, message: Tensor) -> Tensor:
+        return self.expand(F.relu(self.target(target) + self.message(message))).sigmoid()
 
 
 class GatedBridge(Bridge):
-    """``target + gate(target, message) ⊙ message``.
+    """``target + gate(target, message) ⊙ message``, gated at the coarser of the two strides and then spread.
 
     A forward hook on ``gate`` reads its value, (b, c, h, w) in (0, 1).
     """
 
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):
         super().__init__(target, source, std)
+        self.strides = target.stride, max(source.stride, target.stride)
         self.carry = Carry(source, target, std)
         self.gate = Gate(target.channels)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         size = target.shape[-2:]
         message = self.carry.gather(source, size)
-        gate = self.gate(target, message, self.carry.spread)
-        # addcmul would multiply both gradients by its factor of one.
-        return target + gate * self.carry.spread(message, size)
+        gate = self.gate(to_stride(target, *self.strides, size), message)
+        return target + self.carry.spread(gate * message, size)
 
 
 @MODELS.register_module()

@@ -166,8 +166,9 @@ def bias_of(mask: Tensor | None, like: Tensor) -> Tensor:
 
 def attention_map(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     """(n, t, c), (n, s, c) to (n, t, s)."""
-    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
-    return scores.softmax(dim=-1)
+    # A bias that is one zero is left out, not spread over the scores first.
+    beta, alpha = min(bias.dim(), 1), 1 / math.sqrt(query.shape[-1])
+    return torch.baddbmm(bias, query, key.transpose(1, 2), beta=beta, alpha=alpha).softmax(dim=-1)
 
 
 class AttendInChunks(torch.autograd.Function):

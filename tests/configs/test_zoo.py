@@ -13,7 +13,9 @@ from mmengine.registry import MODELS
 from zoo_data import write_layouts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LEAVES = sorted(path for path in CONFIGS.rglob("*.py") if "_base_" not in path.parts)
+LEAVES = sorted(
+    path for path in CONFIGS.rglob("*.py") if not {"_base_", "results"} & set(path.relative_to(CONFIGS).parts)
+)
 NANO = ("model.backbone.variant=rxnano_vit_pico", "model.backbone.drop_path_rate=0.0")
 
 # Images of about 100 pixels and thin heads: the classes and the wiring are the config's own.

@@ -13,7 +13,9 @@ def test_a_hook_reads_the_gates(build, streams):
         bridge = getattr(fusion, name)
         bridge.gate.register_forward_hook(lambda module, inputs, gate, name=name: gates.update({name: gate}))
     fused_conv, fused_grid = fusion(conv, grid)
-    assert gates["to_cnn"].shape == conv.shape
+    # Both are decided where the streams meet, at the coarser of the two strides.
+    coarse = grid.shape[-2:]
+    assert gates["to_cnn"].shape == (*conv.shape[:2], *coarse)
     assert gates["to_vit"].shape == grid.shape
     for gate in gates.values():
         assert gate.min() > 0
@@ -24,7 +26,8 @@ def test_a_hook_reads_the_gates(build, streams):
         (fused_conv, conv, grid, fusion.to_cnn, "to_cnn"),
         (fused_grid, grid, conv, fusion.to_vit, "to_vit"),
     ]:
-        assert_close(fused, stream + gates[name] * bridge.carry(source, stream.shape[-2:]))
+        message = gates[name] * bridge.carry.gather(source, coarse)
+        assert_close(fused, stream + bridge.carry.spread(message, stream.shape[-2:]))
 
 
 @torch.no_grad()

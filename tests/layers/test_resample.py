@@ -54,3 +54,9 @@ def test_a_cell_that_the_image_fills_in_part_counts_what_is_there():
 def test_the_same_stride_passes_untouched():
     features = torch.randn(1, 2, 3, 4)
     assert to_stride(features, 16, 16, (3, 4)) is features
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 12)])
+def test_the_gradient_of_a_mean_is_spread_over_its_cell(size):
+    features = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda maps: to_stride(maps, 4, 16, None), features)
