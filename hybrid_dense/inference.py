@@ -22,6 +22,7 @@ from hybrid_dense.channels import fill_channels
 from hybrid_dense.config_file import read_config
 from hybrid_dense.data.image_folders import IMAGE_SUFFIXES
 from hybrid_dense.engine.checkpoint import Checkpoint, read_checkpoint
+from hybrid_dense.engine.equip import type_name
 from hybrid_dense.engine.model_weights import count_classes, load_weights
 from hybrid_dense.engine.precision import HALVES, PRECISIONS, autocast_modules, computes
 from hybrid_dense.layers.fold import fold_batch_norm
@@ -327,9 +328,10 @@ def _build_pipeline(config):
     with _scope(config):
         for step in steps:
             built = TRANSFORMS.build(step)
-            if isinstance(built, LoadImageFromFile):
-                reader = built
-                prepare.append(TRANSFORMS.build({"type": "LoadImageFromNDArray", "to_float32": built.to_float32}))
+            if isinstance(built, LoadImageFromFile) or type_name(step) == "LoadEncodedImage":
+                # What decodes later, at the size that is asked for, is given the whole image.
+                reader = built if isinstance(built, LoadImageFromFile) else LoadImageFromFile()
+                prepare.append(TRANSFORMS.build({"type": "LoadImageFromNDArray", "to_float32": reader.to_float32}))
             elif not isinstance(built, LoadAnnotations):
                 prepare.append(built)
     if reader is None:

@@ -395,3 +395,16 @@ class TestPrediction:
     def test_label_map_of_another_size(self):
         with pytest.raises(ValueError, match=r"label_map must be integers of shape \(h, w\) = \(4, 6\)"):
             Prediction(self.image, label_map=np.zeros((6, 4), int))
+
+
+def test_what_a_pipeline_decodes_late_is_read_here(tmp_path):
+    config = mask_rcnn()
+    weights = write_weights(config, tmp_path / "weights.pth")
+    late = mask_rcnn()
+    steps = late["test_dataloader"]["dataset"]["pipeline"]
+    late["custom_imports"] = dict(imports=["hybrid_dense.data.reduced_decode_mmdet"])
+    steps[0], steps[1] = dict(type="LoadEncodedImage"), dict(type="DecodeResize", scale=(160, 96), keep_ratio=True)
+    file = tmp_path / "picture.png"
+    PIL.Image.fromarray(picture()).save(file)
+    wanted, found = (Predictor(cfg, weights, device="cpu")(str(file)) for cfg in (config, late))
+    assert_same(found, wanted)
