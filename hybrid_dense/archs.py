@@ -111,8 +111,14 @@ def read_sizes(sizes: str | Mapping, table: dict, arch: type) -> CNNArch | ViTAr
         if sizes not in table:
             raise ValueError(f"unknown row {sizes!r}; there are {', '.join(table)}, or give dict(…) of {arch.__name__}")
         return table[sizes]
+    if not isinstance(sizes, Mapping):
+        raise ValueError(f"{sizes!r} is neither a row ({', '.join(table)}) nor dict(…) of {arch.__name__}")
     try:
-        return arch(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
+        read = arch(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
     except TypeError as error:
         known = ", ".join(field.name for field in fields(arch))
         raise ValueError(f"{arch.__name__} of {dict(sizes)}: {error}; it takes {known}") from error
+    blocks = getattr(read, "blocks", (0,) * NUM_STAGES)
+    if not isinstance(blocks, tuple) or len(blocks) != NUM_STAGES:
+        raise ValueError(f"{arch.__name__} of {dict(sizes)}: blocks are a number for each of {NUM_STAGES} stages")
+    return read

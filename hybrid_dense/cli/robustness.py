@@ -10,10 +10,12 @@ measured there before is not measured again. docs/study.md has the strengths. `s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.arguments import add_trust_argument
 from hybrid_dense.cli.evaluation_run import Subject, evaluate_conditions, in_own_process
 
@@ -32,7 +34,6 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hybrid_dense.cli import CommandError
     from hybrid_dense.report.study_tables import robustness_rows
     from hybrid_dense.report.tables import print_table
     from hybrid_dense.study.corruptions import CORRUPTIONS
@@ -76,7 +77,7 @@ def measure(
         TrainingStopped: the time is over.
     """
     from hybrid_dense.engine.stop import TERMINATED, TrainingStopped
-    from hybrid_dense.study.corruptions import CORRUPTIONS, STRENGTHS
+    from hybrid_dense.study.corruptions import STRENGTHS
     from hybrid_dense.study.robustness import read_measured, write_measured
 
     def figures(conditions: list) -> list[float]:
@@ -85,13 +86,34 @@ def measure(
         console = subject.work_dir / "console.log"
         return [scale * value for value in in_own_process(console, evaluate_conditions, subject, metric, conditions)]
 
+    names = suited(subject.config, corruptions)
     measured = read_measured(file)
+    of = dict(
+        checkpoint=hashlib.sha256(subject.checkpoint.read_bytes()).hexdigest()[:16],
+        metric=metric,
+        split=subject.split,
+        options=list(subject.options),
+    )
+    if measured["clean"] is not None and measured.get("of") != of:
+        raise CommandError(f"{file} holds figures of another checkpoint, metric, split or option; move it away")
+    measured["of"] = of
     if measured["clean"] is None:
         measured["clean"] = figures([None])[0]
         write_measured(file, measured)
-    for name in corruptions or CORRUPTIONS:
+    for name in names:
         if name not in measured["corruptions"]:
             measured["corruptions"][name] = figures([(name, strength) for strength in STRENGTHS])
             write_measured(file, measured)
             print(f"{name}: {', '.join(f'{value:.4g}' for value in measured['corruptions'][name])}", flush=True)
     return read_measured(file)
+
+
+def suited(config: Path, asked: Sequence[str] | None) -> list[str]:
+    """The corruptions that were asked for, or all that a model of this config can be measured under."""
+    from hybrid_dense.cli.session import read_config
+    from hybrid_dense.study.corruptions import CORRUPTIONS
+
+    has_boxes = read_config(config).get("default_scope") == "mmdet"
+    if has_boxes and "shift" in (asked or ()):
+        raise CommandError("--corruptions shift moves label maps, not boxes; leave it out for a detector")
+    return list(asked or (name for name in CORRUPTIONS if not (has_boxes and name == "shift")))

@@ -77,7 +77,10 @@ def read_config(path: Path) -> Config:
         known = [str(file) for file in sorted(path.parent.glob("*")) if file.suffix in suffixes]
         near = get_close_matches(str(path), known, n=3, cutoff=0.4)
         raise CommandError(f"no config file {path}" + (f"; near it: {', '.join(near)}" if near else ""))
-    return config_file.read_config(path)
+    try:
+        return config_file.read_config(path)
+    except TypeError as error:  # mmengine's on a part that is a dict here and none in the base
+        raise CommandError(f"{path}: {error}") from error
 
 
 def stretch_schedule(cfg: Config, epochs: int) -> None:

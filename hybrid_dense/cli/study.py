@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # it tells which variables a config reads, each time
     plan = read_plan(args.study)
     runs = plan.runs(args.only, args.seeds, parse_options(args.cfg_options))
-    deadline = time.monotonic() + 60 * args.time_limit if args.time_limit else float("inf")
+    deadline = time.monotonic() + 60 * args.time_limit if args.time_limit is not None else float("inf")
     study = Study(plan, runs, args.results, args.work_dir, deadline)
     if args.dry_run:
         return study.describe()

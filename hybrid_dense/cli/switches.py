@@ -76,6 +76,8 @@ def describe_training(cfg: Config, processes: int) -> str:
     elif cuda and cfg.get("tf32", True):
         precision = "float32 (TF32)"
     loader = cfg.train_dataloader
+    if loader is None:
+        raise CommandError("train_dataloader is None; a training needs one")
     images = loader.batch_size if "batch_size" in loader else loader.batch_sampler.batch_size
     accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     backbone = cfg.model.get("backbone") or {}

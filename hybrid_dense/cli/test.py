@@ -39,11 +39,14 @@ def test(args: argparse.Namespace) -> int:
     from mmengine.dist import is_main_process
 
     from hybrid_dense.engine.checkpoint import read_checkpoint
+    from hybrid_dense.engine.equip import type_name
     from hybrid_dense.engine.model_weights import load_weights
     from hybrid_dense.engine.parts import unwrap
     from hybrid_dense.layers.fold import fold_batch_norm
 
     cfg.load_from, cfg.resume = None, False
+    # What a checkpoint holds is the average already, and its copy of the model would not take folded layers.
+    cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) != "EMAHook"]
     weights = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     join_processes(cfg, args.launcher)
     runner = build_runner(cfg, ("test",))

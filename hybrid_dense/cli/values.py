@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -30,16 +31,21 @@ def is_seed(value: object) -> bool:
     return value is None or (is_whole(value, 0) and value < 2**32)
 
 
+def is_rate(value: object) -> bool:
+    """None too: some optimizers find their own."""
+    return value is None or (is_number(value) and value >= 0)
+
+
 def is_interval(value: object) -> bool:
-    """Whole, from 1 up; mmengine divides by it, so that 2.0 will do."""
-    return is_number(value) and value >= 1 and value % 1 == 0
+    """Whole, from 1 up; mmengine divides by it, so that 2.0 will do, and infinity."""
+    return is_number(value) and value >= 1 and (value == math.inf or value % 1 == 0)
 
 
 def is_part(value: object) -> bool:
     return value is None or isinstance(value, dict)
 
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LEVELS = ("NOTSET", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
 # Place in the config (* for any one name or index), whether a value fits, what does. A place that is not there is fine.
 VALUES: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("model", is_part, "a dict with the model"),
@@ -49,7 +55,7 @@ VALUES: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("val_cfg", is_part, "a dict, or None"),
     ("*_dataloader", is_part, "a dict, or None"),
     ("optim_wrapper.optimizer", is_part, "a dict(type=…, lr=…)"),
-    ("optim_wrapper.optimizer.lr", lambda value: is_number(value) and value >= 0, "a number from 0 up, such as 1e-4"),
+    ("optim_wrapper.optimizer.lr", is_rate, "a number from 0 up, such as 1e-4"),
     ("optim_wrapper.optimizer.weight_decay", lambda value: is_number(value) and value >= 0, "a number from 0 up"),
     ("optim_wrapper.accumulative_counts", counts, "a whole number from 1 up; 1 is a step for each batch"),
     ("optim_wrapper.clip_grad.max_norm", lambda value: is_number(value) and value > 0, "a number above 0"),
@@ -149,7 +155,8 @@ def places(node: object, pattern: str, done: str = "") -> Iterator[tuple[str, ob
     """``(dotted key, value)`` of everything in a config that a pattern names."""
     first, _, rest = pattern.partition(".")
     if isinstance(node, dict):
-        parts = list(node.items())
+        # A class that says whose it is may be of a host that is not looked through here.
+        parts = [] if pattern == "type" and "_scope_" in node else list(node.items())
     else:
         parts = [(str(index), value) for index, value in enumerate(node)] if isinstance(node, (list, tuple)) else []
     for name, value in parts:

@@ -53,7 +53,11 @@ def run_in_processes(command: Sequence[str], count: int) -> int:
             place = dict(RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
             environment = {**os.environ, **address, **place, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             # In sessions of their own: a Ctrl-C reaches them once, from here, and not from the terminal as well.
-            processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
+            process = subprocess.Popen(command, env=environment, start_new_session=True)
+            missed = signals[-1:]  # while it was being started
+            processes.append(process)
+            for number in missed:
+                process.send_signal(number)
         return _wait(processes)
     finally:
         # Who has been asked already, and is writing a checkpoint, is not asked again.

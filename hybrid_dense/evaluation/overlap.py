@@ -48,10 +48,10 @@ class OverlappedEvaluator(Evaluator):
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-        self._thread = None
-        self._waiting.clear()
+        thread, self._thread = self._thread, None
+        self._waiting.clear()  # first: Ctrl-C may end the waiting below
+        if thread is not None:
+            thread.shutdown(cancel_futures=True)
 
     def process(self, data_samples: Sequence, data_batch: Any | None = None) -> None:
         # Hooks and the model may write into the samples' fields after this call, but not into their tensors.

@@ -30,7 +30,7 @@ class Gate(nn.Module):
 class GatedBridge(Bridge):
     """``target + gate(target, message) ⊙ message``, gated at the coarser of the two strides and then spread.
 
-    A forward hook on ``gate`` reads its value, (b, c, h, w) in (0, 1).
+    A forward hook on ``gate`` reads its value, (b, c, h, w) at the coarser stride, in (0, 1).
     """
 
     def __init__(self, target: FeatureSpec, source: FeatureSpec, std: float):

@@ -164,9 +164,13 @@ def _slot(module: nn.Module, path: str, owners: Counter) -> Slot | None:
 def _fold(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
     """A copy of the convolution that normalises too, computed in float64."""
     statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-    wide = [value.double() if isinstance(value, torch.Tensor) else value for value in (conv.bias, *statistics)]
-    weight, bias = fuse_conv_bn_weights(conv.weight.double(), *wide)
+    # On the CPU: not every device has float64.
+    weight, *wide = (
+        value.to("cpu", torch.float64) if isinstance(value, torch.Tensor) else value
+        for value in (conv.weight, conv.bias, *statistics)
+    )
+    weight, bias = fuse_conv_bn_weights(weight, *wide)
     folded = deepcopy(conv)
-    folded.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
-    folded.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+    folded.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+    folded.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
     return folded

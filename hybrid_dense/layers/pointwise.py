@@ -21,7 +21,7 @@ class PointwiseConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, stride, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.weight.numel() < LARGE_WEIGHT or not is_bfloat16_on_cpu(features):
+        if self.weight.numel() < LARGE_WEIGHT or features.dim() != 4 or not is_bfloat16_on_cpu(features):
             return super().forward(features)
         if self.stride != (1, 1):
             features = features[..., :: self.stride[0], :: self.stride[1]]

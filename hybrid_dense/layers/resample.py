@@ -30,9 +30,12 @@ class AveragedCells(torch.autograd.Function):
     long on channels_last maps."""
 
     @staticmethod
-    def forward(ctx, features: Tensor, factor: int) -> Tensor:
-        ctx.factor = factor
+    def forward(features: Tensor, factor: int) -> Tensor:
         return F.avg_pool2d(features, factor)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        _, ctx.factor = inputs
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:

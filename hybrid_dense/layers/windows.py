@@ -44,17 +44,19 @@ class WindowPlan:
         (pad_h, pad_w), (window_h, window_w) = self.padding, self.window
         if pad_h or pad_w:
             grid = F.pad(grid, (0, 0, 0, pad_w, 0, pad_h))
-        windows = grid.shape[0] * self.rows * self.columns
-        grid = grid.reshape(-1, self.rows, window_h, self.columns, window_w, grid.shape[-1]).transpose(2, 3)
-        grid = grid.unflatten(-1, (-1, heads, channels)).permute(5, 0, 1, 2, 6, 3, 4, 7)
-        return grid.reshape(-1, windows, heads, window_h * window_w, channels).unbind()
+        batch, parts = grid.shape[0], grid.shape[-1] // (heads * channels)
+        grid = grid.reshape(batch, self.rows, window_h, self.columns, window_w, parts, heads, channels)
+        grid = grid.permute(5, 0, 1, 3, 6, 2, 4, 7)
+        windows = batch * self.rows * self.columns
+        return grid.reshape(parts, windows, heads, window_h * window_w, channels).unbind()
 
     def merge_heads(self, windows: Tensor) -> Tensor:
         """The inverse: (b · windows, heads, window tokens, channels) to (b, h, w, heads · channels)."""
         heads, channels, (window_h, window_w) = windows.shape[1], windows.shape[3], self.window
-        grid = windows.reshape(-1, self.rows, self.columns, heads, window_h, window_w, channels)
+        batch = len(windows) // (self.rows * self.columns)
+        grid = windows.reshape(batch, self.rows, self.columns, heads, window_h, window_w, channels)
         grid = grid.permute(0, 1, 4, 2, 5, 3, 6)
-        grid = grid.reshape(-1, self.rows * window_h, self.columns * window_w, heads * channels)
+        grid = grid.reshape(batch, self.rows * window_h, self.columns * window_w, heads * channels)
         return grid if self.padding == (0, 0) else grid[:, : self.height, : self.width]
 
     def mask(self, batch: int, device: torch.device) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -67,8 +67,9 @@ class Run:
         }
         content = {**{key: cfg.get(key) for key in _DECIDING}, **loaders}
         text = json.dumps(content, sort_keys=True, default=str)
-        if cfg.get("data_root"):
-            text = text.replace(cfg.data_root, "data_root/")
+        # The loaders name the file's folder: a `data_root` among the options reaches them when the config is loaded.
+        if root := replace(self, options={}).read_config().get("data_root"):
+            text = text.replace(root, "data_root/")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -15,14 +15,17 @@ ROBUSTNESS = "robustness.json"
 
 
 def read_measured(file: Path) -> dict:
-    """dict(clean, corruptions: name → a figure for each strength); empty where nothing was measured yet."""
-    return json.loads(file.read_text()) if file.is_file() else dict(clean=None, corruptions={})
+    """dict(of, clean, corruptions: name → a figure for each strength); empty where nothing was measured yet.
+
+    ``of`` tells whose figures they are: checkpoint, metric, split and options.
+    """
+    return json.loads(file.read_text()) if file.is_file() else dict(of=None, clean=None, corruptions={})
 
 
 def write_measured(file: Path, measured: dict) -> None:
     """Write what was measured, with the mean of all and its share of the clean figure."""
     clean, corruptions = measured["clean"], measured["corruptions"]
-    content = dict(clean=clean, corruptions=corruptions)
+    content = dict(of=measured.get("of"), clean=clean, corruptions=corruptions)
     if corruptions:
         mean = float(np.mean(list(corruptions.values())))
         content |= dict(mean=mean, relative=mean / clean if clean else None)
