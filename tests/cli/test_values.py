@@ -43,7 +43,7 @@ WRONG = {
     "train_dataloader.num_workers=-1": "give a whole number; 0 loads in the training's process",
     "default_hooks.checkpoint.interval=0": "give a whole number from 1 up, or -1",
     "default_hooks.logger.interval=0": "give a whole number of steps from 1 up",
-    "log_level=LOUD": "give one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
+    "log_level=LOUD": "give one of NOTSET, DEBUG, INFO, WARN, WARNING, ERROR, CRITICAL",
     "model.type=MaskRCN": "no such model is registered; did you mean MaskRCNN",
     "model.data_preprocessor.type=Foo": "no such model is registered; misspelt, or custom_imports lacks its module",
     "model.backbone.type=ParalelResNeXtViT": "did you mean ParallelResNeXtViT",
@@ -125,6 +125,9 @@ def test_shipped_configs_fit(name):
         dict(test_evaluator=dict(type="NoMetricOfThisName")),  # what a training does not read
         dict(val_cfg=None, val_dataloader=None, val_evaluator=None, optim_wrapper=None, randomness=dict(seed=None)),
         dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=-1), logger=None)),
+        dict(optim_wrapper=dict(optimizer=dict(type="AdamW", lr=None)), log_level="WARN"),
+        dict(train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=1, val_interval=float("inf"))),
+        dict(model=dict(type="MaskRCNN", backbone=dict(type="MixVisionTransformer", _scope_="mmseg"))),
     ],
     ids=lambda content: next(iter(content)),
 )

@@ -65,7 +65,8 @@ def idle(module):
 
 @pytest.mark.parametrize("in_channels", [32, [32, 32]])
 def test_a_simple_pyramid_behind_the_vit_of_mmseg(in_channels):
-    backbone = MMSEG.build(dict(VIT, out_indices=(1,) if in_channels == 32 else (0, 1)))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        backbone = MMSEG.build(dict(VIT, out_indices=(1,) if in_channels == 32 else (0, 1)))
     strides = None if in_channels == 32 else [16, 16]
     pyramid = MODELS.build(dict(type="SimplePyramid", in_channels=in_channels, strides=strides, out_channels=WIDTH))
     maps = pyramid(backbone(torch.randn(1, 3, 64, 96)))
