@@ -53,7 +53,7 @@ class WindowPlan:
     def merge_heads(self, windows: Tensor) -> Tensor:
         """The inverse: (b · windows, heads, window tokens, channels) to (b, h, w, heads · channels)."""
         heads, channels, (window_h, window_w) = windows.shape[1], windows.shape[3], self.window
-        batch = len(windows) // (self.rows * self.columns)
+        batch = windows.shape[0] // (self.rows * self.columns)  # not len(), which an export would take for a constant
         grid = windows.reshape(batch, self.rows, self.columns, heads, window_h, window_w, channels)
         grid = grid.permute(0, 1, 4, 2, 5, 3, 6)
         grid = grid.reshape(batch, self.rows * window_h, self.columns * window_w, heads * channels)

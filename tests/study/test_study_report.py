@@ -96,7 +96,7 @@ def test_robustness_is_the_mean_of_seeds_over_what_all_have(tmp_path):
     assert (found["hybrid"]["clean"], found["hybrid"]["mean"]) == (pytest.approx(0.7), pytest.approx(0.4))
     header, rows = robustness_rows(found)
     assert {len(row) for row in rows} == {len(header)}
-    assert read_measured(tmp_path / "none.json") == dict(clean=None, corruptions={})
+    assert read_measured(tmp_path / "none.json") == dict(of=None, clean=None, corruptions={})
 
 
 def test_curves_are_drawn_small(tmp_path):
