@@ -77,3 +77,18 @@ def pad_with_noise(monkeypatch):
         return padded
 
     return arm
+
+
+@pytest.fixture
+def in_two_processes(tmp_path):
+    """Run a test file as a program in two gloo processes, with the test's folder as its argument."""
+
+    def run(program: str) -> None:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [*launcher, program, tmp_path], env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run

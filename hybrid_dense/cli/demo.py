@@ -16,8 +16,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from hybrid_dense.cli.arguments import add_config_arguments, add_epochs_argument
-from hybrid_dense.cli.loading import loading
 from hybrid_dense.engine.local_processes import run_in_processes, torch_computes_on_gpus
+from hybrid_dense.garbage import collector_at_rest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"instance": "demo.py", "semantic": "demo_semantic.py"}
@@ -57,7 +57,7 @@ def train_and_show(args: argparse.Namespace, work_dir: Path) -> int:
     start = time.perf_counter()
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / "console.log").open("a") as log, redirect_stdout(log):
-        with loading():
+        with collector_at_rest():
             from mmengine.dist import get_world_size
 
             from hybrid_dense.cli.session import build_runner, join_processes, load_config, stretch_schedule

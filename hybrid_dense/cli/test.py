@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hybrid_dense.cli.arguments import add_config_arguments, add_trust_argument, add_verbose_argument
 from hybrid_dense.cli.console import PRELUDE, without
-from hybrid_dense.cli.loading import loading
+from hybrid_dense.garbage import collector_at_rest
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace) -> int:
-    with loading():
+    with collector_at_rest():
         from hybrid_dense.cli.session import build_runner, join_processes, load_config
 
         cfg = load_config(args)

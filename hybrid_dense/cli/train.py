@@ -23,7 +23,7 @@ from hybrid_dense.cli.arguments import (
     add_verbose_argument,
 )
 from hybrid_dense.cli.console import PRELUDE, without
-from hybrid_dense.cli.loading import loading
+from hybrid_dense.garbage import collector_at_rest
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def train(args: argparse.Namespace) -> int:
     if args.strategy is not None and args.launcher == "none":
         form = f"tools/dist_train.sh {args.config} N --strategy {args.strategy}"
         raise CommandError(f"--strategy {args.strategy} is for several processes: {form}")
-    with loading():
+    with collector_at_rest():
         from hybrid_dense.cli.session import load_config
 
         cfg = load_config(args)

@@ -13,14 +13,15 @@ The figures: https://cocodataset.org/#detection-eval. Boundary AP takes the smal
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
+
+from hybrid_dense.garbage import collector_at_rest
 
 BACKENDS = ("faster-coco-eval", "pycocotools")
 IOU_TYPES = ("bbox", "segm", "boundary")
@@ -75,7 +76,7 @@ def evaluate_coco(
     strangers = {detection["image_id"] for detection in detections} - known
     if strangers:
         raise ValueError(f"detections on image id {min(strangers)}, which the ground truth does not have")
-    with contextlib.redirect_stdout(io.StringIO()), _no_garbage_collection():
+    with contextlib.redirect_stdout(io.StringIO()), collector_at_rest():
         truth = _copy_truth(truth)
         results = {**truth, "annotations": _copy_detections(detections, iou_type)}
         evaluation = _begin(truth, results, iou_type, backend)
@@ -141,18 +142,6 @@ def _begin(truth: dict, results: dict, iou_type: str, backend: str):
         index.createIndex()
         indices.append(index)
     return COCOeval(*indices, iou_type)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """An evaluation makes millions of small objects and no cycles; looking for some takes a third of its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _twelve_figures(precision: np.ndarray, recall: np.ndarray, max_detections: Sequence[int]) -> dict[str, float]:

@@ -1,10 +1,8 @@
 """A training that was stopped and taken up ends bit for bit where one that ran through does."""
 
 import itertools
-import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -563,16 +561,9 @@ def test_configs_get_these_loops(loop, ours):
     assert equip(Config(dict(train_cfg=dict(loop, max_epochs=1)))).train_cfg == dict(type=ours, max_epochs=1)
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(tmp_path, in_two_processes):
     """Over gloo; each compares what it saw itself (below)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(__file__)
     batches = [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
     values = torch.cat([batch.flatten() for rank in batches for batch in rank])
     assert len(values.unique()) == len(values) == EPOCHS * SAMPLES * 4, "the processes augment independently"

@@ -1,7 +1,5 @@
 """Loops whose metrics work in a thread: the same figures, order and errors as mmengine's."""
 
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +17,7 @@ from mmengine.runner import TestLoop as PlainTestLoop  # pytest would collect it
 from mmengine.structures import BaseDataElement, PixelData
 from torch import nn
 
+from hybrid_dense.engine.distributed import end_process
 from hybrid_dense.evaluation import BoundaryIoUMetric
 from hybrid_dense.evaluation.overlap import OverlappedEvaluator, overlap_evaluation
 
@@ -210,16 +209,9 @@ def test_less_than_no_batch_cannot_wait():
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path):
+def test_two_processes(in_two_processes):
     """Over gloo; each compares what both loops say of all images (below)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(__file__)
 
 
 def compare_in_a_group(tmp_path: Path) -> None:
@@ -228,8 +220,8 @@ def compare_in_a_group(tmp_path: Path) -> None:
     ours = make_runner(tmp_path, [Watched(), BoundaryIoUMetric()]).test()
     assert ours == plain and [ours[f"seen/{place}"] for place in range(BATCHES)] == list(range(BATCHES))
     dist.barrier()
-    dist.destroy_process_group()  # gloo's threads abort a process that ends with them
 
 
 if __name__ == "__main__":
     compare_in_a_group(Path(sys.argv[1]))
+    end_process(0)
