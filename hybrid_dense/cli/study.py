@@ -53,12 +53,15 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mmengine.logging import MMLogger
 
+    from hybrid_dense.cli import CommandError
     from hybrid_dense.cli.session import parse_options
     from hybrid_dense.cli.study_runs import Study
     from hybrid_dense.study.plan import read_plan
     from hybrid_dense.study.queue import only_one
 
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # it tells which variables a config reads, each time
+    if any(seed < 0 for seed in args.seeds or ()):
+        raise CommandError(f"--seeds {min(args.seeds)} is no seed; they are whole numbers from 0 up")
     plan = read_plan(args.study)
     runs = plan.runs(args.only, args.seeds, parse_options(args.cfg_options))
     deadline = time.monotonic() + 60 * args.time_limit if args.time_limit is not None else float("inf")

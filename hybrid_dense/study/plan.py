@@ -208,6 +208,9 @@ def _read_model(name: str, model: object, path: Path) -> dict:
     options = model.get("options") or {}
     if not isinstance(options, dict):
         raise ValueError(f"{path}: the options of model {name} are keys with values, not {options!r}")
+    parts = [key for key, value in options.items() if isinstance(value, dict)]
+    if parts:
+        raise ValueError(f"{path}: option {parts[0]} of model {name} is a dict; give each value by its dotted key")
     config = path.parent / model["config"]
     if not config.is_file():
         raise FileNotFoundError(f"{path}: the config of model {name} is not there: {config}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from hybrid_dense.engine.files import write_text
 from hybrid_dense.engine.stop import INTERRUPTED, TERMINATED
 from hybrid_dense.study.plan import Run
+from hybrid_dense.study.stored import read_json
 
 STATE = "study.json"
 CONSOLE = "console.log"
@@ -49,7 +50,7 @@ def open_state(run: Run, work_dir: Path, begun: dict) -> dict:
     file, fingerprint = work_dir / STATE, run.fingerprint()
     if not file.is_file():
         write_text(file, json.dumps(dict(begun, fingerprint=fingerprint, trained=False), indent=2) + "\n")
-    state = json.loads(file.read_text())
+    state = read_json(file)
     if state["fingerprint"] != fingerprint:
         raise ValueError(
             f"{work_dir} was begun with another config than {run.config} says now; remove it to begin anew"

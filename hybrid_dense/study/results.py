@@ -13,6 +13,7 @@ from hybrid_dense.study.history import History
 from hybrid_dense.study.plan import Plan, Run
 from hybrid_dense.study.private import scrub
 from hybrid_dense.study.scores import Scores, load_scores, save_scores
+from hybrid_dense.study.stored import read_json
 
 METRICS, LOG, CONFIG, SCORES = "metrics.json", "log.txt", "config.py", "per_image.npz"
 RESULTS = "results.json"
@@ -25,7 +26,7 @@ def is_done(run: Run, results: Path) -> bool:
 
 def is_stale(run: Run, results: Path) -> bool:
     """Whether a published run was trained with another config than its file says now."""
-    published = json.loads((run.folder(results) / METRICS).read_text())
+    published = read_json(run.folder(results) / METRICS)
     return published["fingerprint"] != run.fingerprint()
 
 
@@ -84,14 +85,14 @@ def publish_run(
 def read_runs(results: Path, task: str, model: str) -> list[dict]:
     """The published runs of a model by seed: what ``metrics.json`` says, and "folder"."""
     files = (results / task / model).glob(f"seed*/{METRICS}")
-    runs = [dict(json.loads(file.read_text()), folder=file.parent) for file in files]
+    runs = [dict(read_json(file), folder=file.parent) for file in files]
     return sorted(runs, key=lambda run: run["seed"])
 
 
 def read_results(results: Path) -> dict:
     """``results.json`` as a dict, {} where there is none."""
     file = results / RESULTS
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def sum_up(plan: Plan, results: Path) -> dict:

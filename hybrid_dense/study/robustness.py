@@ -10,6 +10,7 @@ import numpy as np
 
 from hybrid_dense.engine.files import write_text
 from hybrid_dense.study.corruptions import STRENGTHS
+from hybrid_dense.study.stored import read_json
 
 ROBUSTNESS = "robustness.json"
 
@@ -19,7 +20,7 @@ def read_measured(file: Path) -> dict:
 
     ``of`` tells whose figures they are: checkpoint, metric, split and options.
     """
-    return json.loads(file.read_text()) if file.is_file() else dict(of=None, clean=None, corruptions={})
+    return read_json(file) if file.is_file() else dict(of=None, clean=None, corruptions={})
 
 
 def write_measured(file: Path, measured: dict) -> None:

@@ -96,3 +96,9 @@ def test_what_is_no_study_is_named(tmp_path, write):
         read_plan(tmp_path / "code.yaml")
     with pytest.raises(ValueError, match="no model 'vit'; there are hybrid, cnn"):
         read_plan(write()).runs(["vit"])
+
+
+def test_an_option_is_a_value_and_no_dict(write):
+    models = dict(hybrid=dict(config="hybrid.py", options={"model.backbone": {"type": "PlainViT"}}))
+    with pytest.raises(ValueError, match="option model.backbone of model hybrid is a dict; give each value by its"):
+        read_plan(write(models=models))

@@ -119,3 +119,9 @@ def test_the_mean_curve_is_over_the_common_steps():
     np.testing.assert_allclose(mean_curve(curves), [[1, 3, 0.2], [2, 6, 0.4]])
     alone = [np.array([[1.0, 2, 0.1]]), np.array([[2.0, 2, 0.1]])]
     assert mean_curve(alone).shape == (0, 3)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "robustness.json").write_text('{"clean": 0.')
+    with pytest.raises(ValueError, match=r"robustness\.json is damaged .*; move it away"):
+        read_measured(tmp_path / "robustness.json")
