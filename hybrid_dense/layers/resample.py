@@ -26,8 +26,8 @@ def to_stride(features: Tensor, stride: int, target: int, size: tuple[int, int])
 
 
 class AveragedCells(torch.autograd.Function):
-    """``F.avg_pool2d`` over whole cells, whose gradient is spread in one pass; torch's own on a CPU takes five times as
-    long on channels_last maps."""
+    """``F.avg_pool2d`` over whole cells, whose gradient is spread in one pass; torch's own on a CPU takes several
+    times as long on channels_last maps."""
 
     @staticmethod
     def forward(features: Tensor, factor: int) -> Tensor:
