@@ -119,18 +119,20 @@ class GridAttention(nn.Module):
             for heads in plan.split_heads(part, self.heads, self.channels)
         )
         mask = plans[-1].mask(tokens.shape[0], tokens.device)
-        if not count:
-            return self.proj(plans[0].merge_heads(self.attend(query, key, value, mask)).flatten(1, 2))
-        first_query, *first = self.cut(projected[:, :count])
-        everything = [heads for part in grids for heads in self.cut(part.flatten(1, 2))][1:]
-        everything = [torch.cat(pair, dim=2) for pair in zip(first, everything, strict=True)]
-        windows = plans[0].rows * plans[0].columns
-        first = [part.repeat_interleave(windows, dim=0) for part in first]
-        key, value = (torch.cat(pair, dim=2) for pair in zip(first, (key, value), strict=True))
-        mask = None if mask is None else F.pad(mask, (count, 0), value=True)
+        before = self.cut(projected[:, :count]) if count else None
+        if before is not None:
+            key, value, mask = show_to_windows(before, plans[0].rows * plans[0].columns, key, value, mask)
         mixed = plans[0].merge_heads(self.attend(query, key, value, mask)).flatten(1, 2)
-        mixed_first = self.attend(first_query, *everything, None).transpose(1, 2).flatten(-2)
-        return self.proj(torch.cat((mixed_first, mixed), dim=1))
+        if before is not None:
+            mixed = torch.cat((self.attend_to_all(before, grids), mixed), dim=1)
+        return self.proj(mixed)
+
+    def attend_to_all(self, before: tuple[Tensor, ...], grids: list[Tensor]) -> Tensor:
+        """What the tokens before the grid see, which is themselves and all of it: (b, p, d)."""
+        query, *first = before
+        _, *rest = (heads for part in grids for heads in self.cut(part.flatten(1, 2)))
+        key, value = (torch.cat(pair, dim=2) for pair in zip(first, rest, strict=True))
+        return self.attend(query, key, value, None).transpose(1, 2).flatten(-2)
 
     def place(self, grid: Tensor, rotation: Rotation | None) -> list[Tensor]:
         """Query, key and value (b, h, w, 3 · d) as they are looked at: turned, pooled, or whole where neither is."""
@@ -146,6 +148,15 @@ class GridAttention(nn.Module):
     def cut(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """(b, t, parts · d) to ``parts`` tensors (b, heads, t, channels of a head)."""
         return tokens.unflatten(-1, (-1, self.heads, self.channels)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def show_to_windows(
+    before: tuple[Tensor, ...], windows: int, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Put key and value of the tokens before the grid, (b, heads, p, c), in front of those of its windows."""
+    first = [part.repeat_interleave(windows, dim=0) for part in before[1:]]
+    key, value = (torch.cat(pair, dim=2) for pair in zip(first, (key, value), strict=True))
+    return key, value, None if mask is None else F.pad(mask, (before[0].shape[2], 0), value=True)
 
 
 def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
