@@ -3,6 +3,7 @@
 >>> predictor = Predictor("configs/mask_rcnn_rx50_vit.py", "work_dirs/run/epoch_12.pth")
 >>> predictor("street.jpg").draw("out.png")
 >>> predictor = Predictor("model.safetensors")  # of `hybrid-dense weights export`: the config is in its card
+>>> predictor = Predictor("camvid")  # shipped with the package, exported alike
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hybrid_dense.engine.model_weights import count_classes, load_weights
 from hybrid_dense.engine.precision import HALVES, PRECISIONS, autocast_modules, computes
 from hybrid_dense.layers.fold import fold_batch_norm
 from hybrid_dense.model_card import find_test_dataset, read_card
+from hybrid_dense.model_zoo import locate
 from hybrid_dense.prediction import Prediction
 
 
@@ -52,7 +54,8 @@ class Predictor:
 
     Args:
         config: path of a config file, an mmengine `Config` or a dict; or of an exported `.safetensors`, whose model
-            card takes the config's place. A `.py` config is run; `.yaml`, `.json` and model cards are data.
+            card takes the config's place; or the name of a shipped one (`hybrid_dense.model_zoo`). A `.py` config is
+            run; `.yaml`, `.json` and model cards are data.
         weights: checkpoint file, opened without running code from it. None initialises the model as the config says,
             which may fetch pretrained weights; with a file nothing is fetched. An exported model brings its own.
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
@@ -91,6 +94,7 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is not a positive number of images")
         device = _choose_device(device)
+        config = locate(config) if isinstance(config, (str, Path)) else config
         if weights is None and is_exported(config):
             weights = read_checkpoint(config)
             config = read_card(weights.meta.get("card"), config).config

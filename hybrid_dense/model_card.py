@@ -33,8 +33,12 @@ class ModelCard:
         created: date, `2026-01-31`.
         versions: of hybrid_dense, torch and the host.
         inputs: what images should be like: size, mean, std, channel order. For readers; the config holds the same.
-        metrics: what was measured, by name, and `metrics_from`: the file that said so. {} where nothing is known.
-        licence: of the weights, as their maker states it; None where nothing is said.
+        metrics: what was measured, by name, on the weights before they were halved, and `metrics_from`: the file that
+            said so. {} where nothing is known.
+        score: of these the one that a study compares: name, split and value as a share of 1; {} outside of studies.
+        training: how it was trained: config, seed, and of a study command, commit, machine, epochs and minutes.
+        data, licence, limits: the data set it was trained on, the licence of the weights, what they are not fit for,
+            as their maker states it; None where nothing is said.
         version: of this format.
     """
 
@@ -48,7 +52,11 @@ class ModelCard:
     inputs: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     metrics_from: str | None = None
+    score: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    data: str | None = None
     licence: str | None = None
+    limits: str | None = None
     version: int = VERSION
 
     def to_json(self) -> str:

@@ -2,6 +2,7 @@
 
   hybrid-dense predict CONFIG CHECKPOINT street.jpg photos/ --out found
   hybrid-dense predict model.safetensors street.jpg photos/ --out found      exported: it brings its config
+  hybrid-dense predict camvid street.jpg photos/ --out found                 shipped with the package
 
 A detector writes DIR/predictions.json in COCO's result format and DIR/index.json with the images and categories that
 its ids mean, so that pycocotools' COCO("index.json").loadRes("predictions.json") works. A semantic model writes a label
@@ -18,14 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_dense.cli.arguments import add_precision_arguments, add_trust_argument
+from hybrid_dense.model_zoo import list_models, locate
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "hybrid-dense predict (CONFIG CHECKPOINT | MODEL.safetensors) INPUT [INPUT ...] --out DIR [options]"
+    parser.usage = (
+        "hybrid-dense predict (CONFIG CHECKPOINT | MODEL.safetensors | NAME) INPUT [INPUT ...] --out DIR [options]"
+    )
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="config and checkpoint (.pth or .safetensors; no code in it is run), or an exported .safetensors alone",
+        help="config and checkpoint (.pth or .safetensors; no code in it is run), or an exported .safetensors alone, "
+        f"or a shipped model: {', '.join(list_models()) or 'none yet'}",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files and folders of images")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for everything that is written")
@@ -44,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
     from hybrid_dense.inference import Predictor, is_exported
 
-    weights, inputs = (None, args.inputs) if is_exported(args.model) else (args.inputs[0], args.inputs[1:])
+    exported = is_exported(locate(args.model))
+    weights, inputs = (None, args.inputs) if exported else (args.inputs[0], args.inputs[1:])
     if not inputs:
         raise CommandError(f"no images given: hybrid-dense predict {args.model} {weights} INPUT … --out {args.out}")
     files = _find_files(inputs, args.out)

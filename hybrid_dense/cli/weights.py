@@ -3,8 +3,9 @@
   hybrid-dense weights export work_dirs/demo/epoch_8.pth --config configs/demo.py -o model.safetensors
   hybrid-dense predict model.safetensors street.jpg --out found
   hybrid-dense weights show model.safetensors
+  hybrid-dense weights show camvid                                              shipped with the package
 
-An export holds the weights and a model card: the model's config as data, its classes, its metrics, where it is from.
+An export holds the weights and a model card: the model's config as data, its classes, its metrics, how it was trained.
 The card is written beside it too, as model.json.
 """
 
@@ -25,12 +26,19 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
     export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="ends in .safetensors")
     export.add_argument("--half", action="store_true", help="matrices and kernels as float16: half the size")
     export.add_argument("--ema", action="store_true", help="the averaged weights")
-    export.add_argument("--metrics", type=Path, help="for the card (default: metrics.json beside the checkpoint)")
-    export.add_argument("--licence", "--license", help="of the weights, for the card")
+    export.add_argument(
+        "--metrics",
+        type=Path,
+        help="figures for the card; that of a study's run says how it was trained too (default: metrics.json beside "
+        "the checkpoint)",
+    )
+    export.add_argument("--licence", "--license", metavar="TEXT", help="of the weights, for the card")
+    export.add_argument("--data", metavar="TEXT", help="the data set they were trained on, for the card")
+    export.add_argument("--limits", metavar="TEXT", help="what they are not fit for, for the card")
     add_trust_argument(export)
 
     show = actions.add_parser("show", help="what a checkpoint holds")
-    show.add_argument("checkpoint", type=Path, help=".pth or .safetensors")
+    show.add_argument("checkpoint", type=Path, help=".pth or .safetensors, or the name of a shipped model")
     show.add_argument("--all", action="store_true", help="every tensor, not parts of the model")
     add_trust_argument(show)
 
@@ -47,7 +55,8 @@ def run_export(args: argparse.Namespace) -> int:
     from hybrid_dense.model_card import card_path
     from hybrid_dense.weights.export import export
 
-    options = dict(half=args.half, ema=args.ema, metrics=args.metrics, licence=args.licence)
+    said = dict(licence=args.licence, data=args.data, limits=args.limits)
+    options = dict(half=args.half, ema=args.ema, metrics=args.metrics, **said)
     card = export(args.checkpoint, read_config(args.config), args.out, **options, trust=args.trust_checkpoint)
     size = args.out.stat().st_size / 2**20
     print(
@@ -60,14 +69,21 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
+    from safetensors.torch import load_file
+
     from hybrid_dense.engine.checkpoint import safe_load, take_weights
+    from hybrid_dense.model_zoo import SUFFIX, locate
     from hybrid_dense.report.tables import print_table
 
-    content = safe_load(args.checkpoint, args.trust_checkpoint)
-    weights = take_weights(args.checkpoint, content).weights
+    path = locate(args.checkpoint)
+    content = safe_load(path, args.trust_checkpoint)
+    weights = take_weights(path, content).weights
+    if path.suffix == SUFFIX:  # whatever it holds has been read as float32
+        stored = load_file(path)
+        weights = {name: stored[name] for name in weights}
     rows = tensor_rows(weights) if args.all else part_rows(weights)
     header = ("tensor", "shape", "type", "MiB") if args.all else ("part", "tensors", "values (M)", "type", "MiB")
-    print_table(f"{args.checkpoint}: {len(weights)} tensors", header, rows, sections=[len(rows) - 2])
+    print_table(f"{path}: {len(weights)} tensors", header, rows, sections=[len(rows) - 2])
     for name, text in notes(content):
         print(f"{name}: {text}")
     return 0

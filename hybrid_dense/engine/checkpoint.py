@@ -35,12 +35,14 @@ _trusted: set[str] = set()
 class Checkpoint:
     """Weights by name (on the CPU, `module.` prefixes removed) and the `meta` that mmengine wrote beside them.
 
-    `meta["card"]` is the model card of an exported file, as JSON has it.
+    `meta["card"]` is the model card of an exported file, as JSON has it. `averaged` says whether the weights are
+    averages over steps (EMA).
     """
 
     path: Path
     weights: dict[str, Tensor]
     meta: dict = field(default_factory=dict)
+    averaged: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def take_weights(path: Path, content: Mapping, ema: bool = False) -> Checkpoint:
     """Weights and meta out of what `safe_load` has read from this file; raises as `read_checkpoint` does."""
     weights = _pick_weights(path, content, ema)
     meta = content.get("meta")
-    return Checkpoint(path, weights, meta if isinstance(meta, dict) else {})
+    return Checkpoint(path, weights, meta if isinstance(meta, dict) else {}, ema or "ema_state_dict" in content)
 
 
 def safe_load(path: str | Path, trust: bool = False) -> dict:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from hybrid_dense.engine.checkpoint import CARD_KEY, read_checkpoint
 from hybrid_dense.engine.files import checksum_lines, discard_temporary, temporary_path, write_text
 from hybrid_dense.inference import Predictor
 from hybrid_dense.model_card import ModelCard, card_path, describe_inputs, used_parts
+from hybrid_dense.model_zoo import SUFFIX
 from hybrid_dense.version import __version__
+from hybrid_dense.weights.training import config_name, read_measured
 
-SUFFIX = ".safetensors"
-METRICS = "metrics.json"
 HOST_PACKAGES = {"mmdet": "onedl-mmdetection", "mmseg": "onedl-mmsegmentation"}
 
 
@@ -30,6 +30,8 @@ def export(
     ema: bool = False,
     metrics: str | Path | None = None,
     licence: str | None = None,
+    data: str | None = None,
+    limits: str | None = None,
     trust: bool = False,
 ) -> ModelCard:
     """Write the weights and the card of a trained model; returns the card.
@@ -44,8 +46,11 @@ def export(
         half: matrices and kernels as float16, half the size. Norms, biases and statistics stay float32, which costs
             nothing; so does what float16 cannot hold.
         ema: the averaged weights. (mmengine's EMAHook puts them into `state_dict`, where both values find them.)
-        metrics: a JSON file of figures by name; None takes `metrics.json` beside the checkpoint, if there is one.
+        metrics: a JSON file of figures by name, or of a study's run, which says how it was trained too; None takes
+            `metrics.json` beside the checkpoint, if there is one.
         licence: of the weights, such as an SPDX name.
+        data: the data set they were trained on.
+        limits: what they are not fit for.
         trust: open the checkpoint without restriction, so that it can run code.
 
     Raises:
@@ -58,12 +63,13 @@ def export(
         raise ValueError(f"weights are exported to a file that ends in {SUFFIX}, not to {out}")
     if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
         raise ValueError(f"{out} is the checkpoint itself; name another file")
-    figures, metrics = _read_metrics(checkpoint, metrics)
     loaded = read_checkpoint(checkpoint, ema, trust)
+    meta = loaded.meta
+    seed = {"seed": meta["seed"]} if isinstance(meta.get("seed"), int) else {}
+    measured = read_measured(checkpoint, metrics, **seed)
     predictor = Predictor(config, loaded, device="cpu", fold=False)
     parts = used_parts(predictor.config)
     parts["test_dataloader"]["dataset"]["metainfo"] = {"classes": predictor.class_names}
-    meta = loaded.meta
     card = ModelCard(
         config=parts,
         classes=predictor.class_names,
@@ -72,15 +78,19 @@ def export(
         source={
             "file": checkpoint.name,
             "sha256": checksum_lines(checkpoint, "").split()[0],
-            "averaged": ema or bool(meta.get("card", {}).get("source", {}).get("averaged")),
+            "averaged": loaded.averaged or bool(meta.get("card", {}).get("source", {}).get("averaged")),
             **{name: meta[name] for name in ("epoch", "iter") if isinstance(meta.get(name), int)},
         },
         created=datetime.date.today().isoformat(),
         versions={"hybrid_dense": __version__, "torch": torch.__version__, **_host_version(parts["default_scope"])},
         inputs=describe_inputs(parts),
-        metrics=figures,
-        metrics_from=metrics and metrics.name,
+        metrics=measured.metrics,
+        metrics_from=measured.file and measured.file.name,
+        score=measured.score,
+        training={**config_name(predictor.config), **seed, **measured.training},
+        data=data,
         licence=licence,
+        limits=limits,
     )
     text = card.to_json()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +106,7 @@ def export(
     finally:
         discard_temporary(out)
     write_text(card_path(out), text)
+    shutil.copymode(card_path(out), out)  # safetensors lets only the owner read what it writes
     return card
 
 
@@ -105,20 +116,6 @@ def _halve(value: Tensor) -> Tensor:
         return value
     halved = value.half()
     return halved if halved.isfinite().all() or not value.isfinite().all() else value
-
-
-def _read_metrics(checkpoint: Path, metrics: str | Path | None) -> tuple[dict, Path | None]:
-    """Figures by name and the file that they are from, {} and None where nothing says any."""
-    path = checkpoint.parent / METRICS if metrics is None else Path(metrics)
-    if metrics is None and not path.is_file():
-        return {}, None
-    try:
-        figures = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no such metrics: {path}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error})") from None
-    return figures, path
 
 
 def _host_version(scope: str) -> dict:
