@@ -106,6 +106,12 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         help="try real training steps in a process of their own, and train with the largest batch that fits in memory",
     )
     group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="take 20 iterations and a few batches of validation, say what memory and time the whole training will "
+        "take, and leave nothing behind",
+    )
+    group.add_argument(
         "--find-lr",
         action="store_true",
         help="no training: raise the learning rate from 1e-7 to 1, draw the loss over it in lr_sweep.png of the work "

@@ -36,15 +36,18 @@ def build_rehearsal(cfg: Config) -> Runner:
     return tolerate_broken_images(Runner.from_cfg(cfg))
 
 
-def choose_batch(cfg: Config) -> None:
+def choose_batch(cfg: Config, keep: bool = True) -> None:
     """Give the config the largest batch that fits, the same in all processes, and say how it was found.
 
     A training that goes on keeps the batch it began with, which is written down in its work folder.
+
+    Args:
+        keep: whether to write the batch down; not where nothing is trained.
     """
     file = Path(cfg.work_dir) / BATCH_FILE
     batch = [None]
     if get_rank() == 0:
-        batch = [_read_batch(cfg, file) if cfg.get("resume") else _search_batch(cfg, file)]
+        batch = [_read_batch(cfg, file) if cfg.get("resume") else _search_batch(cfg, file if keep else None)]
     broadcast_object_list(batch)
     cfg.train_dataloader.batch_size = batch[0]
     _say(describe_rate(cfg))
@@ -58,12 +61,13 @@ def _read_batch(cfg: Config, file: Path) -> int:
     return batch
 
 
-def _search_batch(cfg: Config, file: Path) -> int:
+def _search_batch(cfg: Config, file: Path | None) -> int:
     check_data(cfg, ("train",))
     local, device = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     search = find_batch(cfg, build_rehearsal, device, get_world_size(), local)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(dict(batch=search.batch, budget=search.budget)))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(dict(batch=search.batch, budget=search.budget)))
     print_search(search)
     return search.batch
 

@@ -4,6 +4,7 @@ hybrid-dense train configs/demo.py
 hybrid-dense train configs/tiny_coco.py --cfg-options data_root=my_coco/ train_dataloader.batch_size=4
 tools/dist_train.sh configs/mask_rcnn_rx50_vit.py 8        8 GPUs (or 2 CPU processes: … 2)
 hybrid-dense train configs/demo.py --resume                go on from the last checkpoint of the work folder
+hybrid-dense train configs/demo.py --dry-run               how long it will take, and what memory; nothing is trained
 hybrid-dense train configs/demo.py --find-lr               look for a learning rate; nothing is trained
 hybrid-dense train configs/demo.py --auto-batch --checkpointing --ema
                                                            the largest batch that fits, averaged weights
@@ -80,6 +81,8 @@ def train(args: argparse.Namespace) -> int:
     if args.strategy is not None and args.launcher == "none":
         form = f"tools/dist_train.sh {args.config} N --strategy {args.strategy}"
         raise CommandError(f"--strategy {args.strategy} is for several processes: {form}")
+    if args.dry_run and args.find_lr:
+        raise CommandError("--dry-run and --find-lr are two looks at a training; take one after the other")
     with collector_at_rest():
         from hybrid_dense.cli.session import load_config
 
@@ -88,6 +91,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
     from mmengine.dist import get_world_size, is_main_process
 
+    from hybrid_dense.cli.dry_run import dry_run
     from hybrid_dense.cli.look_ahead import choose_batch, sweep_rates
     from hybrid_dense.cli.session import (
         build_runner,
@@ -97,7 +101,7 @@ def train(args: argparse.Namespace) -> int:
         trust_checkpoints,
     )
     from hybrid_dense.cli.switches import describe_training, set_switches
-    from hybrid_dense.cli.training_head import TrainingHead
+    from hybrid_dense.cli.training_head import RESULTS, TrainingHead
     from hybrid_dense.engine.determinism import make_deterministic, weights_hash
     from hybrid_dense.engine.distributed import no_restart_for_mistakes
     from hybrid_dense.engine.equip import equip, type_name
@@ -125,7 +129,7 @@ def train(args: argparse.Namespace) -> int:
     if args.on_nonfinite is not None:
         next(hook for hook in cfg.custom_hooks if type_name(hook) == "SicknessHook").on_nonfinite = args.on_nonfinite
     restarted = join_processes(cfg, args.launcher)
-    latest = find_latest(cfg.work_dir) if restarted else None
+    latest = find_latest(cfg.work_dir) if restarted and not args.dry_run else None
     if latest is not None:
         cfg.resume = str(latest)
     elif args.resume is not None:
@@ -133,15 +137,19 @@ def train(args: argparse.Namespace) -> int:
     if args.strategy is not None:
         set_strategy(cfg, args.strategy, torch.cuda.is_available())
     if args.auto_batch:
-        choose_batch(cfg)
+        choose_batch(cfg, keep=not args.dry_run)
     if args.find_lr:
         sweep_rates(cfg)
         return 0
     if is_main_process():
         print(describe_training(cfg, get_world_size()), flush=True)
+    if args.dry_run:
+        with no_restart_for_mistakes():
+            dry_run(cfg)
+        return 0
     with stopping_on_full_disk(cfg.work_dir), no_restart_for_mistakes():
         runner = build_runner(cfg, ("train", "val"))
-        runner.register_hook(TrainingHead())
+        runner.register_hook(TrainingHead(RESULTS))
         model = runner.train()
     if args.deterministic:
         weights = whole_weights(model)

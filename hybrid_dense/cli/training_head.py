@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mmengine.hooks import Hook
@@ -12,16 +13,22 @@ from hybrid_dense.engine.equip import type_name
 
 
 class TrainingHead(Hook):
-    """Print model, data, course and work folder once all of it is built. It belongs to the terminal of this one run, so
-    no config names it."""
+    """Print what a training is about once all of it is built. It belongs to the terminal of this one run, so no config
+    names it.
+
+    Args:
+        lines: the first word of each line, and what says the rest of it.
+    """
 
     # Before the hooks that log something when a training begins.
     priority = "VERY_HIGH"
 
+    def __init__(self, lines: Mapping[str, Callable]):
+        self.lines = lines
+
     def before_train(self, runner) -> None:
         if runner.rank == 0:
-            lines = dict(model=describe_model, data=describe_data, course=describe_course, results=describe_results)
-            print("\n".join(f"  {name:8} {describe(runner)}" for name, describe in lines.items()), flush=True)
+            print("\n".join(f"  {name:8} {describe(runner)}" for name, describe in self.lines.items()), flush=True)
 
 
 def describe_model(runner) -> str:
@@ -62,3 +69,9 @@ def describe_results(runner) -> str:
     """The work folder, and the log that holds what the terminal does not show."""
     log = Path(runner.log_dir, f"{runner.timestamp}.log")
     return f"{os.path.relpath(runner.work_dir)}; config, environment and all that is logged: {os.path.relpath(log)}"
+
+
+COURSE = dict(model=describe_model, data=describe_data, course=describe_course)
+"""The lines on a training that leaves nothing."""
+RESULTS = dict(COURSE, results=describe_results)
+"""Those, and where a training leaves its results."""

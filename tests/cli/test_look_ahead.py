@@ -90,6 +90,12 @@ def test_the_batch_is_set_and_the_rate_that_follows_is_said(found, tmp_path, cap
     assert "learning rate 1.88e-05: 0.0001 × 3 / 16 images a step (auto_scale_lr)" in printed
 
 
+def test_where_nothing_is_trained_no_batch_is_written_down(found, tmp_path):
+    cfg = config(tmp_path / "run")
+    look_ahead.choose_batch(cfg, keep=False)
+    assert cfg.train_dataloader.batch_size == 3 and not (tmp_path / "run").exists()
+
+
 def test_a_training_that_goes_on_keeps_its_batch(found, tmp_path, capsys):
     look_ahead.choose_batch(config(tmp_path))
     cfg = config(tmp_path, resume=True)

@@ -1,0 +1,91 @@
+"""`train --dry-run`: what a training will take, from its first iterations; nothing of them stays."""
+
+from __future__ import annotations
+
+import math
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, get_rank
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from hybrid_dense.cli.durations import duration
+from hybrid_dense.cli.session import build_runner
+from hybrid_dense.cli.training_head import COURSE, TrainingHead
+from hybrid_dense.engine.dry_run import ITERATIONS, DryRun, dry_run_config, take_first_iterations
+from hybrid_dense.engine.stop import TERMINATED, TrainingStopped
+
+
+def dry_run(cfg: Config) -> None:
+    """Take the first iterations of a training and print what the whole of it will take."""
+    if get_rank() == 0:
+        print(f"dry run: at most {ITERATIONS} iterations; nothing is saved", flush=True)
+    with leaving_on_sigterm(), tempfile.TemporaryDirectory() as folder:
+        runner = build_runner(dry_run_config(cfg, Path(folder)), ("train", "val"))
+        runner.register_hook(TrainingHead(COURSE))
+        seen = all_gather_object(take_first_iterations(runner))
+    if get_rank() == 0:
+        print(report(runner, seen), flush=True)
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which ends a process where it stands, end it by an exception, so that its folder goes too."""
+
+    def leave(number, frame):
+        raise TrainingStopped(TERMINATED, "the dry run was stopped; nothing of it stays")
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def report(runner: Runner, seen: list[DryRun]) -> str:
+    """What the processes have seen, as lines; where they differ, the slowest and the largest count."""
+    first = seen[0]
+    iteration, wait = max(run.iteration for run in seen), max(run.wait for run in seen)
+    validation = max(run.validation for run in seen)
+    whole = first.iterations * iteration + first.validations * validation
+    lines = {
+        "taken": describe_taken(len(first.steps), len(runner.train_dataloader)),
+        "iteration": f"{iteration:.3g} s (median of {first.counted}), {wait / iteration:.0%} of it waiting for data",
+        "memory": f"{max(run.peak for run in seen) / 2**30:.2f} GiB at its peak, {describe_memory(len(seen))}",
+        "schedule": f"{describe_length(runner, first)}: {duration(first.iterations * iteration)}",
+    }
+    if first.validations:
+        lines["validation"] = (
+            f"{first.validations} × {first.validation_batches} batches: {duration(first.validations * validation)}, "
+            f"estimated from {len(first.batches_counted)} of them"
+        )
+    lines["whole"] = f"about {duration(whole)}; start, checkpoints and the metrics' last sums come on top"
+    return "\n".join(f"  {name:10} {text}" for name, text in lines.items())
+
+
+def describe_taken(taken: int, batches: int) -> str:
+    """``20 iterations``, with a word on data that was too little and on a schedule that is shorter."""
+    text = f"{taken} iteration{'' if taken == 1 else 's'}"
+    if taken > batches:
+        text += f", {math.ceil(taken / batches)} times over the {batches} batches that there are"
+    return text + ("" if taken == ITERATIONS else "; the schedule has no more")
+
+
+def describe_memory(processes: int) -> str:
+    if torch.cuda.is_available():
+        return "held by the GPU's allocator" + (", the fullest of them" if processes > 1 else "")
+    return "resident in a process, its data workers not counted"
+
+
+def describe_length(runner: Runner, run: DryRun) -> str:
+    """``12 epochs of 7330 iterations``, or what of them is left."""
+    if run.iterations < runner.max_iters:
+        return f"{run.iterations} iterations left of {runner.max_iters}"
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return f"{runner.max_epochs} epochs of {len(runner.train_dataloader)} iterations"
+    return f"{runner.max_iters} iterations"
