@@ -78,4 +78,10 @@ def train_command(run, work_dir: Path) -> Sequence[str]:
     """The training of a run, begun or gone on with."""
     command = [sys.executable, "-m", "hybrid_dense", "train", str(run.config), "--work-dir", str(work_dir)]
     command += ["--seed", str(run.seed), "--resume", "auto"]
-    return [*command, "--cfg-options", *run.option_words()] if run.options else command
+    if run.options:
+        command += ["--cfg-options", *run.option_words()]
+    if run.processes == 1:
+        return command
+    # By its path, which loads nothing of the package, and so no torch.
+    launcher = Path(__file__).parents[1] / "engine" / "local_processes.py"
+    return [sys.executable, str(launcher), str(run.processes), *command, "--launcher", "pytorch"]

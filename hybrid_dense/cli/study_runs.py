@@ -95,7 +95,7 @@ class Study:
             if run not in waiting and is_stale(run, self.results):
                 print(f"{run.name} was trained with another config; to train it anew remove {run.folder(self.results)}")
         # Whatever can be wrong with the runs to come is better known before hours of training.
-        about = begun()
+        about = begun(self.plan.processes)
         for run in waiting:
             self.check_saving(run)
         states = {run.name: open_state(run, run.folder(self.work), about) for run in waiting}
@@ -231,10 +231,11 @@ def length_of(run: Run) -> tuple[int, str]:
     return (loop["max_epochs"], "epoch") if "max_epochs" in loop else (loop.get("max_iters", 0), "iteration")
 
 
-def begun() -> dict:
-    """What is noted when a training begins: the commit and the machine."""
+def begun(processes: int) -> dict:
+    """What is noted when a training in so many processes begins: the commit and the machine."""
     machine = describe_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.float32)
-    words = [machine["cpu"], f"{machine['cores']} cores", f"threads: {machine['threads']}", machine.get("gpu")]
+    shared = f"threads: {machine['threads']}" if processes == 1 else f"{processes} processes of one thread"
+    words = [machine["cpu"], f"{machine['cores']} cores", shared, machine.get("gpu")]
     return dict(commit=commit(), machine=", ".join([*filter(None, words), f"torch {machine['torch']}"]))
 
 

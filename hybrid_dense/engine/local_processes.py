@@ -2,6 +2,8 @@
 
 torchrun does the same for any number of machines and restarts what has failed; it loads torch once more before any of
 the processes begins.
+
+As a program: ``python local_processes.py 2 COMMAND …``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import runpy
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,3 +96,7 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    sys.exit(run_in_processes(sys.argv[2:], int(sys.argv[1])))

@@ -32,6 +32,7 @@ class Run:
         task, model, seed: what the run is called; its folders are ``<root>/<task>/<model>/seed<seed>``.
         config: the config file.
         options: changes to the config, key → value, as ``--cfg-options`` takes them.
+        processes: in how many it is trained.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Run:
     seed: int
     config: Path
     options: dict = field(default_factory=dict)
+    processes: int = 1
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Run:
             key: {name: part for name, part in value.items() if name not in _HOW_LOADED}
             for key, value in loaders.items()
         }
-        content = {**{key: cfg.get(key) for key in _DECIDING}, **loaders}
+        content = {**{key: cfg.get(key) for key in _DECIDING}, **loaders, "processes": self.processes}
         text = json.dumps(content, sort_keys=True, default=str)
         # The loaders name the file's folder: a `data_root` among the options reaches them when the config is loaded.
         if root := replace(self, options={}).read_config().get("data_root"):
@@ -89,6 +91,8 @@ class Plan:
         checkpoint: ``final``, or ``best`` on the validation data (the config has to save it: ``save_best``).
         reference: the model that the others are compared with; the first by default.
         minutes: how long one training is meant to take; the results say what it took.
+        processes: in which each training runs, on this machine, one a GPU or of one thread each; the configs' batch
+            size is that of one process.
         path: the YAML file; not one of its keys.
     """
 
@@ -103,6 +107,7 @@ class Plan:
     checkpoint: str = "final"
     reference: str = ""
     minutes: float | None = None
+    processes: int = 1
     path: Path | None = None
 
     @property
@@ -127,7 +132,7 @@ class Plan:
             if name not in self.models:
                 raise ValueError(f"{self.task} has no model {name!r}; there are {', '.join(self.models)}")
         return [
-            Run(self.task, name, seed, model["config"], {**model["options"], **(options or {})})
+            Run(self.task, name, seed, model["config"], {**model["options"], **(options or {})}, self.processes)
             for seed in (self.seeds if seeds is None else seeds)
             for name, model in self.models.items()
             if not only or name in only
@@ -193,6 +198,8 @@ def _check_values(content: dict, path: Path) -> None:
     want("seeds", whole and len(set(seeds)) == len(seeds), "a list of different whole numbers from 0 up")
     want("splits", isinstance(splits, list) and splits and set(splits) <= set(SPLITS), f"a list of {SPLITS}")
     want("checkpoint", content.get("checkpoint", "final") in CHECKPOINTS, f"one of {CHECKPOINTS}")
+    processes = content.get("processes", 1)
+    want("processes", type(processes) is int and processes > 0, "a whole number from 1 up")
     minutes = content.get("minutes")
     want("minutes", minutes is None or (isinstance(minutes, (int, float)) and minutes > 0), "a number above 0")
     models = content["models"]

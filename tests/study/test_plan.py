@@ -1,10 +1,13 @@
 """The YAML file of a study: what it means, and every common mistake in it in one line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hybrid_dense.cli.study import train_command
 from hybrid_dense.study.plan import read_plan
 
 GOOD = dict(
@@ -39,6 +42,18 @@ def test_runs_go_seed_by_seed_and_carry_their_options(write):
     assert run.read_config().model.depth == 2
 
 
+def test_each_training_runs_in_as_many_processes_as_the_file_says(write, tmp_path):
+    alone, two = (read_plan(write(**changes)).runs(["cnn"])[0] for changes in ({}, {"processes": 2}))
+    assert alone.fingerprint() != two.fingerprint()  # BatchNorm sees half of the images
+    train = train_command(alone, tmp_path)
+    assert train[:4] == [sys.executable, "-m", "hybrid_dense", "train"]
+    python, launcher, count, *rest = train_command(two, tmp_path)
+    assert rest == [*train, "--launcher", "pytorch"]
+    tell = "import os; print(os.environ['RANK'] + ' of ' + os.environ['WORLD_SIZE'])"
+    said = subprocess.run([python, launcher, count, sys.executable, "-c", tell], capture_output=True, text=True)
+    assert sorted(said.stdout.splitlines()) == ["0 of 2", "1 of 2"]
+
+
 def test_fingerprint_is_of_what_decides_a_result(write, tmp_path):
     def fingerprint(text):
         (tmp_path / "hybrid.py").write_text(text)
@@ -69,6 +84,7 @@ def test_fingerprint_is_of_what_decides_a_result(write, tmp_path):
         (dict(checkpoint="last"), "checkpoint is one of ('final', 'best'), not 'last'"),
         (dict(percent="yes"), "percent is true or false"),
         (dict(minutes=0), "minutes is a number above 0"),
+        (dict(processes=0), "processes is a whole number from 1 up"),
         (dict(models={}), "models is names"),
         (dict(models={"a/b": "hybrid.py"}), "models is names"),
         (dict(models=dict(cnn=dict(file="hybrid.py"))), "model cnn is a config file"),

@@ -1,10 +1,10 @@
 # What is compared: a CNN, a ViT and hybrids of equally many parameters (a tenth more or less), sized for a CPU. Groups
-# have 16 channels and more: a CPU takes far longer for as many products in narrow ones.
+# are wide: a CPU takes far longer for as many products in narrow ones.
 options = dict(drop_path_rate=0.1, native_size=24)
-resnext = dict(width=32, groups=4, group_width=32)
-halves = dict(cnn=dict(resnext, blocks=(2, 2, 2, 1)), vit=dict(dim=144, depth=4, heads=4))
-cnn = dict(options, type="PlainResNeXt", variant=dict(cnn=dict(resnext, blocks=(2, 2, 2, 2)), vit="pico"))
-vit = dict(options, type="PlainViT", variant=dict(cnn="rxnano", vit=dict(dim=216, depth=8, heads=4)))
+resnext = dict(width=24, groups=2, group_width=64)
+halves = dict(cnn=dict(resnext, blocks=(1, 2, 2, 1)), vit=dict(dim=144, depth=4, heads=4))
+cnn = dict(options, type="PlainResNeXt", variant=dict(cnn=dict(resnext, blocks=(1, 2, 3, 2)), vit="pico"))
+vit = dict(options, type="PlainViT", variant=dict(cnn="rxnano", vit=dict(dim=192, depth=8, heads=4)))
 # The hybrid: convolutions first, then attention over their own maps, of strides 16 and 32.
 hybrid = dict(
     options,
