@@ -31,7 +31,7 @@ train_pipeline = [dict(step, **small.get(step["type"], {})) for step in _base_.t
 later_pipeline = [dict(step, **large.get(step["type"], {})) for step in _base_.train_pipeline]
 common = dict(data_root=data_root, img_suffix=".webp")
 train_dataloader = dict(
-    batch_size=4,  # of each of two processes
+    batch_size=2,  # of each of two processes
     num_workers=1,
     drop_last=True,
     sampler=dict(type="DefaultSampler"),
@@ -41,12 +41,13 @@ val_dataloader = dict(num_workers=1, dataset=common)
 test_dataloader = val_dataloader
 epochs = 54
 train_cfg = dict(max_epochs=epochs, val_interval=9)
+optim_wrapper = dict(optimizer=dict(lr=1.2e-3))
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=epochs, T_max=epochs)]
 custom_hooks = [
     *_base_.custom_hooks,
     _base_.average,
     dict(type="mmdet.PipelineSwitchHook", switch_epoch=40, switch_pipeline=later_pipeline),
 ]
-default_hooks = dict(logger=dict(interval=23), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=46), checkpoint=dict(interval=3, max_keep_ckpts=1))
 randomness = dict(seed=0)
 del small, large, later_pipeline, common
