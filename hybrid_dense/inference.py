@@ -300,7 +300,8 @@ def _build_model(config) -> nn.Module:
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS
 
-    with _scope(config):
+    with _scope(config), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"mmseg\.models\.losses")  # of how they would train
         # Synchronised batch norm needs a process group even where it has nothing to synchronise.
         return revert_sync_batchnorm(MODELS.build(config.model))
 

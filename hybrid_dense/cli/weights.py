@@ -25,7 +25,11 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--config", type=Path, required=True, help="config that they were trained with")
     export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="ends in .safetensors")
     export.add_argument("--half", action="store_true", help="matrices and kernels as float16: half the size")
-    export.add_argument("--ema", action="store_true", help="the averaged weights")
+    export.add_argument(
+        "--ema",
+        action="store_true",
+        help="the averaged weights, where they lie beside the model's; mmengine's EMAHook saves them as the model",
+    )
     export.add_argument(
         "--metrics",
         type=Path,
