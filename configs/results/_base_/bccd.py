@@ -38,7 +38,7 @@ common = dict(
     type="VOCDataset", data_root=data_root, data_prefix=dict(sub_data_root=""), metainfo=dict(classes=classes)
 )
 train_dataloader = dict(
-    batch_size=4,  # of each of two processes
+    batch_size=2,  # of each of two processes
     num_workers=1,
     batch_sampler=None,
     dataset=dict(common, ann_file="ImageSets/Main/train.txt", pipeline=train_pipeline),
@@ -53,12 +53,13 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 epochs = 44
 train_cfg = dict(max_epochs=epochs, val_interval=11)
+optim_wrapper = dict(optimizer=dict(lr=1.2e-3))
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=epochs, T_max=epochs)]
 custom_hooks = [
     *_base_.custom_hooks,
     _base_.average,
     dict(type="PipelineSwitchHook", switch_epoch=30, switch_pipeline=later_pipeline),
 ]
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=3, max_keep_ckpts=1))
 randomness = dict(seed=0)
 del size, load, annotate, _, flip, pack, large, later_pipeline, common
