@@ -16,3 +16,8 @@ hybrid = dict(
 )
 serial = dict(hybrid, type="SerialResNeXtViT")
 parallel = dict(hybrid, type="ParallelResNeXtViT")
+# Of CIFAR-10's images little is left at stride 32; dense convolutions make the most of it.
+dense = dict(width=32)
+dense_cnn = dict(cnn, variant=dict(cnn=dict(dense, blocks=(2, 2, 2, 2)), vit="pico"))
+dense_vit = dict(vit, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
+dense_hybrid = dict(hybrid, variant=dict(cnn=dict(dense, blocks=(1, 1, 1, 1)), vit=halves["vit"]))
