@@ -63,7 +63,7 @@ def test_label_maps_are_equal_but_for_a_thousandth(tmp_path):
     sample = SegDataSample(metainfo=dict(img_shape=labels.shape, ori_shape=labels.shape))
     sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels)[None])
     cfg = read("camvid/hybrid.py")
-    whole, half = both(cfg, fit(cfg, sample, tmp_path, 60))
+    whole, half = both(cfg, fit(cfg, sample, tmp_path, 40))
     assert (whole.label_map == labels).mean() > 0.9  # it has learnt something that could be lost
     assert (whole.label_map == half.label_map).mean() > 0.999
 
@@ -75,10 +75,8 @@ def test_boxes_are_equal_to_half_a_pixel(tmp_path):
     sample = DetDataSample(metainfo=dict(img_shape=(HEIGHT, WIDTH), ori_shape=(HEIGHT, WIDTH), scale_factor=(1.0, 1.0)))
     sample.gt_instances = InstanceData(bboxes=torch.tensor(BLOCKS, dtype=torch.float32), labels=torch.arange(3))
     cfg = read("bccd/hybrid.py")
-    whole, half = (found.above(0.3) for found in both(cfg, fit(cfg, sample, tmp_path, 60)))
-    assert set(whole.labels) == {0, 1, 2} and len(whole) == len(half)
-    for label in range(3):
-        (first, second) = (found.boxes[found.labels == label] for found in (whole, half))
-        assert np.abs(first - second).max() < 0.5
-        assert np.abs(first[0] - BLOCKS[label]).max() < 12
+    whole, half = (found.above(0.3) for found in both(cfg, fit(cfg, sample, tmp_path, 40)))
+    assert set(whole.labels) == {0, 1, 2}  # it has learnt something that could be lost
+    assert np.array_equal(whole.labels, half.labels)
+    assert np.abs(whole.boxes - half.boxes).max() < 0.5
     assert np.abs(whole.scores - half.scores).max() < 0.02
