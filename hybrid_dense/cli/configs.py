@@ -3,6 +3,7 @@
   hybrid-dense configs                 all of them
   hybrid-dense configs upernet         those with this in a column, in any case
   hybrid-dense configs --markdown      write docs/zoo.md
+  hybrid-dense configs --cost CONFIG   count and measure what a training takes, for configs/full_scale.json; minutes
   hybrid-dense configs --dump configs/demo.py demo.yaml      write a config, bases included, as data (.yaml or .json)
 
 Parameters are those of the whole model. GFLOPs are those of the backbone, two a multiply-add, for one image of the size
@@ -20,6 +21,8 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
+from hybrid_dense.cli.console import PARAMETERS, without
+
 PROJECT = Path(__file__).parents[2]
 CONFIGS = PROJECT / "configs"
 PAGE = PROJECT / "docs/zoo.md"
@@ -29,6 +32,8 @@ HEAD = """\
 Written by `hybrid-dense configs --markdown`. Parameters are those of the whole model; GFLOPs (two operations a
 multiply-add, attention included) are those of the backbone for one image of the size beside them: the size that
 detectors are tested at, the crop that segmentors are trained on. A schedule is how long × images a step.
+
+[COCO and PASCAL VOC on 8 GPUs](#coco-and-pascal-voc-on-8-gpus-ready-to-run): commands, and what they should take.
 
 What was measured is explained in [results.md](results.md). Everything else was built and took a training step and an
 inference with the smallest variant, nothing more. All start from scratch, unless their name says otherwise. How they
@@ -80,6 +85,7 @@ HEADER = Row(
 def build_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filter", nargs="?", default="", help="only configs with this in a column")
     parser.add_argument("--markdown", action="store_true", help="write the page docs/zoo.md")
+    parser.add_argument("--cost", type=Path, metavar="CONFIG", help="print an entry of configs/full_scale.json")
     parser.add_argument("--dump", nargs=2, type=Path, metavar=("CONFIG", "FILE"), help="write a config as data")
 
 
@@ -88,6 +94,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.dump:
         return dump(*args.dump)
+    if args.cost:
+        from hybrid_dense.cli.full_scale import measure
+
+        with without(PARAMETERS):
+            cost = measure(args.cost)
+        print(json.dumps(cost, indent=2))
+        return 0
     if args.markdown and args.filter:
         raise CommandError("docs/zoo.md lists every config; leave the filter out")
     with warnings.catch_warnings():
@@ -128,8 +141,8 @@ def list_configs() -> list[Path]:
     return sorted(leaves, key=lambda path: (path.parent, path.name))
 
 
-def describe(path: Path) -> Row:
-    """The row of one config. The model is built on the meta device, its data is not looked for."""
+def load(path: Path):
+    """A config with its channels filled in; its data is not looked for."""
     import hybrid_dense
     from hybrid_dense.channels import fill_channels
     from hybrid_dense.cli.session import read_config
@@ -137,6 +150,12 @@ def describe(path: Path) -> Row:
     hybrid_dense.register_all_modules()
     cfg = read_config(path)
     fill_channels(cfg)
+    return cfg
+
+
+def describe(path: Path) -> Row:
+    """The row of one config. The model is built on the meta device, its data is not looked for."""
+    cfg = load(path)
     size = image_size(cfg)
     name = str(path.relative_to(CONFIGS).with_suffix(""))
     return Row(
@@ -146,7 +165,7 @@ def describe(path: Path) -> Row:
         model=cfg.model.decode_head.type if "decode_head" in cfg.model else cfg.model.type,
         backbone=backbone_name(cfg.model.backbone),
         parameters=f"{count_model_parameters(cfg) / 1e6:.1f}",
-        gflops=f"{count_backbone_flops(cfg.default_scope, json.dumps(cfg.model.backbone), size) / 1e9:.1f}",
+        gflops=f"{backbone_gflops(cfg, size):.1f}",
         size="×".join(map(str, size)),
         schedule=schedule(cfg),
         measured=measured().get(name, "not run"),
@@ -203,18 +222,18 @@ def trained_rates(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of what a config with ``HybridLayerDecay`` trains its model with, before warm-up and scaling."""
     from mmengine.registry import DefaultScope
 
-    import hybrid_dense
-    from hybrid_dense.channels import fill_channels
-    from hybrid_dense.cli.session import read_config
     from hybrid_dense.engine.layer_decay import HEADER, HybridLayerDecay, rates_table
 
-    hybrid_dense.register_all_modules()
-    cfg = read_config(path)
-    fill_channels(cfg)
+    cfg = load(path)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build(cfg.model)
     rates = HybridLayerDecay(cfg.optim_wrapper, cfg.optim_wrapper.paramwise_cfg).list_rates(model)
     return HEADER, rates_table(rates)
+
+
+def backbone_gflops(cfg, size: tuple[int, int]) -> float:
+    """GFLOPs of one image of this size through a config's backbone, to a tenth."""
+    return round(count_backbone_flops(cfg.default_scope, json.dumps(cfg.model.backbone), size) / 1e9, 1)
 
 
 @cache
@@ -259,7 +278,8 @@ def align(rows: Iterable[Row]) -> str:
 
 def page(rows: list[Row]) -> str:
     """docs/zoo.md."""
+    from hybrid_dense.cli.full_scale import section
     from hybrid_dense.report.tables import markdown_table
 
     cells = [(f"[{row.config}](../configs/{row.config}.py)", *astuple(row)[1:]) for row in rows]
-    return f"{HEAD}\n{markdown_table(astuple(HEADER), cells)}\n"
+    return f"{HEAD}\n{markdown_table(astuple(HEADER), cells)}\n\n{section(CONFIGS)}"

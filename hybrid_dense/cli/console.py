@@ -29,6 +29,9 @@ PRELUDE = (
     r"index created!",
 )
 
+# What mmengine logs of each parameter with a rate or decay of its own.
+PARAMETERS = (_LOGGED + r"paramwise_options -- .*",)
+
 
 class Sieve:
     """A text stream that lets pass what does not match, whole, one of ``patterns``; in all else it is ``stream``.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_dense.cli import configs, main
+from hybrid_dense.cli import configs, full_scale, main
+from hybrid_dense.cli.session import read_config
 
 PROJECT = Path(__file__).parents[2]
 # Cheap ones of every kind: both hosts, a head that cannot be built on the meta device, two sizes of one backbone.
@@ -22,10 +23,14 @@ REGENERATED = (
 )
 
 
+COSTS = full_scale.read_costs(configs.CONFIGS)
+
+
 @pytest.fixture(scope="module")
 def table() -> dict[str, list[str]]:
-    """The cells of docs/zoo.md by the config's name, and those of its header."""
-    lines = [line for line in (PROJECT / "docs/zoo.md").read_text().splitlines() if line.startswith("|")]
+    """The cells of the first table of docs/zoo.md by the config's name, and those of its header."""
+    listed = (PROJECT / "docs/zoo.md").read_text().split("\n## ")[0]
+    lines = [line for line in listed.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {re.sub(r"\[(.*)\]\(.*\)", r"\1", row[0]): row[1:] for row in rows}
 
@@ -62,6 +67,60 @@ def test_measured_figures_belong_to_configs_and_stand_in_the_results():
     for name, figures in measured.items():
         assert (configs.CONFIGS / f"{name}.py").is_file()
         assert all(number in results for number in re.findall(r"\d\.\d+", figures)), name
+
+
+def test_the_trainings_at_full_scale_are_what_configs_and_measurements_say():
+    text = (PROJECT / "docs/zoo.md").read_text()
+    assert text.endswith(full_scale.section(configs.CONFIGS)), "run `hybrid-dense configs --markdown`"
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.configs[0])
+def test_costs_are_those_of_the_models(cost):
+    models = [read_config(configs.CONFIGS / f"{name}.py") for name in cost.configs]
+    for cfg in models:
+        assert cfg.model == models[0].model, "measured with another model"
+        assert full_scale.square_side(configs.image_size(cfg)) == cost.side
+        assert configs.backbone_gflops(cfg, (cost.side, cost.side)) == cost.backbone_gflops, "counted anew?"
+    assert cost.backbone_gflops < cost.gflops and cost.step_gib < cost.memory_gib
+
+
+@pytest.mark.parametrize(
+    ("loop", "seen", "validated"),
+    [
+        (dict(max_epochs=12, val_interval=1), 12 * 100, 12 * 10),
+        (dict(max_epochs=36, val_interval=5), 36 * 100, 8 * 10),
+        (dict(max_iters=800, val_interval=80), 800 * 16, 10 * 10),
+    ],
+)
+def test_images_of_a_schedule(loop, seen, validated):
+    assert full_scale.count_images(loop, train=100, val=10, step=16) == (seen, validated)
+
+
+def test_a_cost_is_counted_and_measured(capsys):
+    assert main(["configs", "--cost", str(configs.CONFIGS / "demo.py")]) == 0
+    cost = full_scale.Cost(**json.loads(capsys.readouterr().out))
+    assert (cost.configs, cost.side, cost.images) == (["demo"], 160, 1)
+    assert 0 < cost.backbone_gflops < cost.gflops and 0 < cost.step_gib < cost.memory_gib < 1
+
+
+def test_mask_heads_are_counted_on_the_boxes_of_a_training():
+    from mmengine.registry import DefaultScope
+
+    def masks(name: str) -> int:
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            return full_scale.count_masks(configs.build(configs.load(configs.CONFIGS / f"{name}.py").model))
+
+    convolutions, upsampling, classes = 4 * 256 * 256 * 9 * 14**2, 256 * 256 * 4 * 14**2, 256 * 80 * 28**2
+    one = 2 * 128 * (convolutions + upsampling + classes)
+    assert masks("instance/mask_rcnn_rx50_vit_s_coco_1x") == one
+    assert masks("instance/cascade_mask_rcnn_rx50_vit_s_coco_1x") == 3 * one
+    assert masks("detection/faster_rcnn_rx50_vit_s_coco_1x") == 0
+
+
+def test_memory_of_a_second_image_and_a_side_of_whole_cells():
+    cost = full_scale.Cost(("a",), 1056, 1, 700.0, 500.0, memory_gib=6.0, step_gib=5.0)
+    assert (cost.memory_of(1), cost.memory_of(2)) == (6.0, 11.0)
+    assert (full_scale.square_side((800, 1333)), full_scale.square_side((512, 512))) == (1056, 512)
 
 
 def test_a_filter_chooses_rows_by_any_column(capsys, monkeypatch):
