@@ -12,6 +12,7 @@ from pathlib import Path
 from hybrid_dense.cli.configs import trained_rates
 from hybrid_dense.cli.describe import survey, variants_page
 from hybrid_dense.data.checks.table import HEADER, rows
+from hybrid_dense.report.shipped_models import shipped_table
 from hybrid_dense.report.study_tables import overview_rows, read_robustness, study_sections
 from hybrid_dense.report.tables import markdown_table
 from hybrid_dense.study.corruptions import corruption_rows
@@ -49,6 +50,7 @@ def main() -> int:
         "corruptions": corruption_rows(),
     }
     blocks = {name: markdown_table(*rows) if rows[1] else "" for name, rows in texts.items()}
+    blocks["shipped"] = shipped_table()
     blocks["studies"] = study_sections(results, read_robustness(RESULTS, results), "../results")
     pages = {PROJECT / "docs/variants.md": variants_page(SIZE, tables) + "\n"}
     for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
