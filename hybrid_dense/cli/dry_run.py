@@ -25,12 +25,23 @@ def dry_run(cfg: Config) -> None:
     """Take the first iterations of a training and print what the whole of it will take."""
     if get_rank() == 0:
         print(f"dry run: at most {ITERATIONS} iterations; nothing is saved", flush=True)
-    with leaving_on_sigterm(), tempfile.TemporaryDirectory() as folder:
-        runner = build_runner(dry_run_config(cfg, Path(folder)), ("train", "val"))
+    with leaving_on_sigterm(), temporary_folder() as folder:
+        runner = build_runner(dry_run_config(cfg, folder), ("train", "val"))
         runner.register_hook(TrainingHead(COURSE))
         seen = all_gather_object(take_first_iterations(runner))
     if get_rank() == 0:
         print(report(runner, seen), flush=True)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed with all temporary files of the time between, those of killed data workers too."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from small_demo import DEMO, SMALL
 
 from hybrid_dense.cli import main
-from hybrid_dense.cli.dry_run import leaving_on_sigterm, report
+from hybrid_dense.cli.dry_run import leaving_on_sigterm, report, temporary_folder
 from hybrid_dense.cli.durations import duration
 from hybrid_dense.engine.dry_run import DryRun
 from hybrid_dense.engine.stop import TrainingStopped
@@ -81,12 +81,13 @@ def test_two_looks_at_once_are_refused(capsys):
     )
 
 
-def test_a_terminated_dry_run_clears_its_folder():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TrainingStopped) as stopped, leaving_on_sigterm(), tempfile.TemporaryDirectory() as folder:
+def test_a_terminated_dry_run_clears_its_folder_and_all_temporary_files():
+    before = signal.getsignal(signal.SIGTERM), tempfile.gettempdir()
+    with pytest.raises(TrainingStopped) as stopped, leaving_on_sigterm(), temporary_folder() as folder:
+        assert Path(tempfile.mkdtemp()).parent == folder  # as a data worker does
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.code == 143
-    assert not Path(folder).exists() and signal.getsignal(signal.SIGTERM) is before
+    assert not folder.exists() and (signal.getsignal(signal.SIGTERM), tempfile.gettempdir()) == before
 
 
 def runner_of(length: int, batches: int = 100) -> SimpleNamespace:
