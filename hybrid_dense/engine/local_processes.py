@@ -8,6 +8,8 @@ As a program: ``python local_processes.py 2 COMMAND …``.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import os
 import runpy
@@ -22,6 +24,7 @@ from pathlib import Path
 _LOOK_SECONDS = 0.05
 # As long as torchrun waits: enough to write a checkpoint.
 STOP_SECONDS = 30.0
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 
 def torch_computes_on_gpus() -> bool:
@@ -37,7 +40,8 @@ def run_in_processes(command: Sequence[str], count: int) -> int:
     """Run ``command`` in ``count`` single-threaded processes that torch.distributed can join; returns the exit code.
 
     It is that of the first process that fails: the others are then asked to stop (SIGTERM) and killed if they are still
-    there after ``STOP_SECONDS``. SIGINT, SIGTERM and SIGUSR1 are passed on to all of them; they decide what to do.
+    there after ``STOP_SECONDS``. SIGINT, SIGTERM and SIGUSR1 are passed on to all of them; they decide what to do. They
+    get SIGTERM if this process is killed, and keep what it has inherited open until they end, such as a lock.
     """
     processes: list[subprocess.Popen] = []
     signals: list[int] = []
@@ -56,7 +60,9 @@ def run_in_processes(command: Sequence[str], count: int) -> int:
             place = dict(RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
             environment = {**os.environ, **address, **place, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             # In sessions of their own: a Ctrl-C reaches them once, from here, and not from the terminal as well.
-            process = subprocess.Popen(command, env=environment, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=environment, start_new_session=True, close_fds=False, preexec_fn=end_with_parent
+            )
             missed = signals[-1:]  # while it was being started
             processes.append(process)
             for number in missed:
@@ -67,6 +73,12 @@ def run_in_processes(command: Sequence[str], count: int) -> int:
         _stop(processes, ask=not signals)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Let this process get SIGTERM when its parent ends, however that happens; for ``preexec_fn``. Linux has it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hybrid_dense.engine.files import write_text
+from hybrid_dense.engine.local_processes import end_with_parent
 from hybrid_dense.engine.stop import INTERRUPTED, TERMINATED
 from hybrid_dense.study.plan import Run
 from hybrid_dense.study.stored import read_json
@@ -21,7 +21,6 @@ from hybrid_dense.study.stored import read_json
 STATE = "study.json"
 CONSOLE = "console.log"
 STOPPED = (INTERRUPTED, TERMINATED, -signal.SIGINT, -signal.SIGTERM)
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 
 @contextlib.contextmanager
@@ -92,7 +91,7 @@ def run_process(
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches it once, from here
             pass_fds=(lock,),
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
     told = False
 
@@ -114,11 +113,6 @@ def run_process(
             signal.signal(number, handler)
         if child.poll() is None:
             child.terminate()
-
-
-def _end_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # Linux has it
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def last_words(console: Path, lines: int = 3) -> str:

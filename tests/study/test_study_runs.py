@@ -13,7 +13,21 @@ import yaml
 from study_program import run_study
 
 from hybrid_dense.cli import main
+from hybrid_dense.engine import local_processes
 from hybrid_dense.study.queue import last_words, only_one, run_process
+
+# A rank that takes a while to save when it is asked to stop.
+RANK = """
+import os, pathlib, signal, sys, time
+file = pathlib.Path(os.environ["RANK"])
+def save(number, frame):
+    time.sleep(0.3)
+    file.with_suffix(".saved").write_text(str(number))
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, save)
+file.with_suffix(".launcher").write_text(str(os.getppid()))
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -157,6 +171,28 @@ def test_a_published_run_of_another_config_is_kept_and_named(folder, start, fini
     code, begun, said = finish(start())
     assert (code, begun) == (0, [])
     assert said.count("was trained with another config") == 4
+
+
+@pytest.mark.parametrize("killed", ["study", "launcher"])
+def test_two_processes_save_and_hold_the_lock_whoever_is_killed(folder, killed):
+    def train():
+        os.chdir(folder)
+        command = [sys.executable, local_processes.__file__, "2", sys.executable, "-c", RANK]
+        with only_one(folder / "work/toy") as lock:
+            run_process(command, folder / "console.log", lock, pause=0.1)
+
+    study = multiprocessing.get_context("fork").Process(target=train)
+    study.start()
+    launchers = [folder / f"{rank}.launcher" for rank in range(2)]
+    for _ in range(300):
+        if all(file.is_file() and file.read_text() for file in launchers):
+            break
+        time.sleep(0.05)
+    os.kill(study.pid if killed == "study" else int(launchers[0].read_text()), signal.SIGKILL)
+    wait_until_free(folder)
+    assert [(folder / f"{rank}.saved").read_text() for rank in range(2)] == [str(int(signal.SIGTERM))] * 2
+    study.join(10)
+    assert study.exitcode == (-signal.SIGKILL if killed == "study" else 0)
 
 
 def test_the_end_of_its_time_stops_a_training(tmp_path):
