@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hybrid_dense.cli.durations import duration
 from hybrid_dense.study.history import read_history
 from hybrid_dense.study.plan import Plan, Run
 from hybrid_dense.study.results import read_runs
@@ -107,9 +108,4 @@ class StudyProgress:
         known = {self.run.model: pace * self.length, **self.took}
         guess = sum(known.values()) / len(known)
         others = sum(known.get(run.model, guess) for run in self.waiting if run != self.run)
-        return f"{_clock(rest)} left, {_clock(rest + others)} in all"
-
-
-def _clock(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+        return f"{duration(rest)} left, {duration(rest + others)} in all"
