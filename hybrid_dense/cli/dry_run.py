@@ -15,17 +15,22 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from hybrid_dense.cli.durations import duration
-from hybrid_dense.cli.session import build_runner
+from hybrid_dense.cli.session import build_runner, resume_from
 from hybrid_dense.cli.training_head import COURSE, TrainingHead
 from hybrid_dense.engine.dry_run import ITERATIONS, DryRun, dry_run_config, take_first_iterations
 from hybrid_dense.engine.stop import TERMINATED, TrainingStopped
+
+# What would end the process where it stands.
+ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def dry_run(cfg: Config) -> None:
     """Take the first iterations of a training and print what the whole of it will take."""
     if get_rank() == 0:
         print(f"dry run: at most {ITERATIONS} iterations; nothing is saved", flush=True)
-    with leaving_on_sigterm(), temporary_folder() as folder:
+    if cfg.get("resume") is True and not cfg.get("load_from"):
+        resume_from(cfg, "auto")  # the runner would look for a checkpoint in the temporary folder
+    with leaving_on_signals(), temporary_folder() as folder:
         runner = build_runner(dry_run_config(cfg, folder), ("train", "val"))
         runner.register_hook(TrainingHead(COURSE))
         seen = all_gather_object(take_first_iterations(runner))
@@ -45,17 +50,21 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def leaving_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM, which ends a process where it stands, end it by an exception, so that its folder goes too."""
+def leaving_on_signals() -> Iterator[None]:
+    """Let the signals of ``ENDING`` raise an exception, so that the temporary folder goes too; ignored ones stay so."""
 
     def leave(number, frame):
         raise TrainingStopped(TERMINATED, "the dry run was stopped; nothing of it stays")
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def report(runner: Runner, seen: list[DryRun]) -> str:

@@ -25,7 +25,10 @@ ITERATIONS, BATCHES = 20, 10
 # Of them, the first that are not counted: memory is taken, workers start, convolutions are chosen.
 _ITERATIONS_TO_SETTLE, _BATCHES_TO_SETTLE = 5, 2
 # What saves, logs or waits for trouble. Everything else of a config may change what an iteration costs.
-_LEFT_OUT = ("SignalHook", "SicknessHook", "WatchdogHook", "BatchSizeHook", "MetricsReportHook")
+_LEFT_OUT = (
+    *("SignalHook", "SicknessHook", "WatchdogHook", "BatchSizeHook", "MetricsReportHook"),
+    *("CheckpointHook", "LoggerHook"),  # beside the default ones
+)
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,14 @@ class DryRun:
         """A whole validation but the metric's own sum at its end, estimated from the batches that count."""
         return statistics.mean(self.batches_counted) * self.validation_batches if self.validated else 0.0
 
-    @property
-    def whole(self) -> float:
-        """All iterations and validations of the schedule."""
-        return self.iterations * self.iteration + self.validations * self.validation
-
 
 def dry_run_config(cfg: Config, work_dir: Path) -> Config:
-    """A copy of a training's config that saves no checkpoint and writes to a folder that is thrown away afterwards."""
+    """A copy of a training's config that saves no checkpoint, reports to no server (Weights & Biases) and writes to
+    ``work_dir``, a folder that is thrown away afterwards."""
     cfg = deepcopy(cfg)
     cfg.work_dir, cfg.log_level = str(work_dir), "WARNING"
+    if cfg.get("visualizer"):
+        cfg.visualizer.vis_backends = []
     cfg.default_hooks.update(checkpoint=None, logger=None)
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if type_name(hook) not in _LEFT_OUT]
     return cfg

@@ -8,10 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.config import Config
 from small_demo import DEMO, SMALL
 
+from hybrid_dense.cli import dry_run as command_file
 from hybrid_dense.cli import main
-from hybrid_dense.cli.dry_run import leaving_on_sigterm, report, temporary_folder
+from hybrid_dense.cli.dry_run import dry_run, leaving_on_signals, report, temporary_folder
 from hybrid_dense.cli.durations import duration
 from hybrid_dense.engine.dry_run import DryRun
 from hybrid_dense.engine.stop import TrainingStopped
@@ -81,13 +84,42 @@ def test_two_looks_at_once_are_refused(capsys):
     )
 
 
-def test_a_terminated_dry_run_clears_its_folder_and_all_temporary_files():
-    before = signal.getsignal(signal.SIGTERM), tempfile.gettempdir()
-    with pytest.raises(TrainingStopped) as stopped, leaving_on_sigterm(), temporary_folder() as folder:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_terminated_dry_run_clears_its_folder_and_all_temporary_files(number):
+    before = signal.getsignal(number), tempfile.gettempdir()
+    with pytest.raises(TrainingStopped) as stopped, leaving_on_signals(), temporary_folder() as folder:
         assert Path(tempfile.mkdtemp()).parent == folder  # as a data worker does
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
     assert stopped.value.code == 143
-    assert not folder.exists() and (signal.getsignal(signal.SIGTERM), tempfile.gettempdir()) == before
+    assert not folder.exists() and (signal.getsignal(number), tempfile.gettempdir()) == before
+
+
+def test_under_nohup_it_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with leaving_on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["checkpoint", "nothing"])
+def test_resume_in_the_config_is_of_the_work_folder_and_not_of_the_temporary_one(tmp_path, monkeypatch, there):
+    class Built(Exception):
+        """The config is all that is looked at."""
+
+    def build(cfg, splits):
+        raise Built(cfg.work_dir, cfg.resume)
+
+    monkeypatch.setattr(command_file, "build_runner", build)
+    if there:
+        torch.save(dict(meta=dict(iter=4), message_hub={}, state_dict={}), tmp_path / "epoch_1.pth")
+        (tmp_path / "last_checkpoint").write_text("epoch_1.pth")
+    with pytest.raises(Built) as built:
+        dry_run(Config(dict(work_dir=str(tmp_path), resume=True, default_hooks={}, custom_hooks=[])))
+    work_dir, resume = built.value.args
+    assert work_dir != str(tmp_path) and resume == (str(tmp_path / "epoch_1.pth") if there else False)
 
 
 def runner_of(length: int, batches: int = 100) -> SimpleNamespace:
@@ -101,6 +133,13 @@ def test_of_several_processes_the_slowest_and_the_fullest_count():
     assert "1 s (median of 15), 50% of it waiting for data" in text
     assert "2.00 GiB" in text and "1000 iterations: 16 min 40 s" in text
     assert "validation" not in text
+
+
+def test_validations_are_part_of_the_whole():
+    run = DryRun((1.0,) * 20, (0.0,) * 20, (2.0,) * 10, 2**30, 1000, 3, 50)
+    text = report(runner_of(1000), [run])
+    assert "3 × 50 batches: 5 min 00 s, estimated from 8 of them" in text
+    assert "about 21 min 40 s; " in text
 
 
 def test_what_was_cut_short_is_said():
