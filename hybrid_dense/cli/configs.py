@@ -84,9 +84,10 @@ HEADER = Row(
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filter", nargs="?", default="", help="only configs with this in a column")
-    parser.add_argument("--markdown", action="store_true", help="write the page docs/zoo.md")
-    parser.add_argument("--cost", type=Path, metavar="CONFIG", help="print an entry of configs/full_scale.json")
-    parser.add_argument("--dump", nargs=2, type=Path, metavar=("CONFIG", "FILE"), help="write a config as data")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--markdown", action="store_true", help="write the page docs/zoo.md")
+    instead.add_argument("--cost", type=Path, metavar="CONFIG", help="print an entry of configs/full_scale.json")
+    instead.add_argument("--dump", nargs=2, type=Path, metavar=("CONFIG", "FILE"), help="write a config as data")
 
 
 def run(args: argparse.Namespace) -> int:

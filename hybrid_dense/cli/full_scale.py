@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GPUS = 8
-# Assumed of a GPU: the share of an A100's dense bfloat16 peak that training reaches, and that peak in FLOP/s.
-SHARE, PEAK = 0.05, 312e12
+# Assumed of a GPU: an A100's dense bfloat16 peak in FLOP/s, and the share of it that training reaches (MFU).
+PEAK, MFU = 312e12, 0.05
 # Images to train on, those without objects left out where the config does so, and to validate on; by the last folder of
 # data_root.
 IMAGES = {"coco": (117_266, 5_000), "VOCdevkit": (16_551, 4_952), "VOC2012": (10_582, 1_449)}
@@ -41,11 +41,11 @@ beside `voc12` stands in its [data set](../configs/_base_/datasets/voc12aug.py),
   least as many pixels as the largest image of the pipeline; most images are smaller. Mask heads are counted on the
   128 boxes that training hands them at most, since an untrained model finds none.
 - **Time**: 3 × these GFLOPs × images seen, and 1 × for every image of every validation, on {GPUS} GPUs of
-  {SHARE * PEAK / 1e12:.0f} TFLOP/s each. **That rate is an assumption**: {100 * SHARE:.0f} % of an A100's
-  {PEAK / 1e12:.0f} TFLOP/s in dense bfloat16, meant to be on the safe side. On a CPU the backbone trains at 48 to 52 %
+  {MFU * PEAK / 1e12:.0f} TFLOP/s each. **That rate is an assumption**: {100 * MFU:.0f} % of an A100's
+  {PEAK / 1e12:.0f} TFLOP/s in dense bfloat16 (MFU), on the safe side. On a CPU the backbone trains at 48 to 52 %
   of the machine's own matrix products ([performance](performance.md)). A GPU's products outrun its memory by more, and
   it waits for small operators, grouped convolutions, sampling and NMS, so a tenth of that share is assumed. At
-  {200 * SHARE:.0f} % a training takes half the time. Start, checkpoints and a loader that is too slow are not in it.
+  {200 * MFU:.0f} % a training takes half the time. Start, checkpoints and a loader that is too slow are not in it.
 - **Memory**: the peak of a training step, measured on a CPU in float32, with weights, gradients and the optimizer's
   state, for the two images that a GPU holds of a step of 16. bfloat16 keeps less. Detectors were measured with one
   image of 7 objects, and the second is reckoned to take as much as the first; crowded images take more. DDP's
@@ -100,7 +100,7 @@ def row(name: str, cfg, cost: Cost) -> tuple[str, ...]:
 
     data, batch = Path(cfg.data_root).name, cfg.train_dataloader.batch_size
     seen, validated = count_images(cfg.train_cfg, *IMAGES[data], batch * GPUS)
-    seconds = (3 * seen + validated) * cost.gflops * 1e9 / (GPUS * SHARE * PEAK)
+    seconds = (3 * seen + validated) * cost.gflops * 1e9 / (GPUS * MFU * PEAK)
     return (
         f"`tools/dist_train.sh configs/{name}.py {GPUS}`",
         DATASETS[data],
@@ -136,24 +136,35 @@ def square_side(size: tuple[int, int]) -> int:
 
 
 def measure(path: Path) -> dict:
-    """Count and measure one config's model, as an entry of configs/full_scale.json; it computes for minutes."""
+    """Count and measure one config's model, as an entry of configs/full_scale.json; it computes for minutes.
+
+    Raises:
+        CommandError: it is of no host, or a step takes more memory than there is.
+    """
     import torch
 
+    from hybrid_dense.analysis.benchmark import DoesNotFit
     from hybrid_dense.analysis.subjects import parse_subject
+    from hybrid_dense.cli import CommandError
     from hybrid_dense.cli.benchmark import build_workload
     from hybrid_dense.cli.benchmark_memory import measured_apart
     from hybrid_dense.cli.configs import CONFIGS, backbone_gflops, image_size
-    from hybrid_dense.cli.session import read_config
+    from hybrid_dense.cli.session import HOSTS, read_config
     from hybrid_dense.engine.memory import available_memory
 
     cfg = read_config(path)
+    if cfg.default_scope not in HOSTS:
+        raise CommandError(f"{path} trains neither a detector nor a segmentor; --cost takes these")
     side = square_side(image_size(cfg))
     # One image, unless BatchNorm stands behind a pooled map, as it does in segmentors.
     images = 1 if cfg.default_scope == "mmdet" else cfg.train_dataloader.batch_size
     order = dict(batch=images, device="cpu", dtype="float32", threads=torch.get_num_threads(), cfg_options=[],
                  limit=available_memory(), size=side, mode="train")  # fmt: skip
     subject = parse_subject(str(path))
-    memory, step = measured_apart(subject, order)
+    try:
+        memory, step = measured_apart(subject, order)
+    except DoesNotFit as error:
+        raise CommandError(f"{path}: {error}") from None
     work = build_workload(subject, order)
     work.load(side)
     return dict(

@@ -103,6 +103,21 @@ def test_a_cost_is_counted_and_measured(capsys):
     assert 0 < cost.backbone_gflops < cost.gflops and 0 < cost.step_gib < cost.memory_gib < 1
 
 
+def test_a_cost_that_cannot_be_measured_is_one_line(capsys, monkeypatch):
+    from hybrid_dense.cli import benchmark_memory
+
+    classifier = configs.CONFIGS / "results/cifar10/hybrid.py"
+    assert main(["configs", "--cost", str(classifier)]) == 2
+    assert f"{classifier} trains neither a detector nor a segmentor" in capsys.readouterr().err
+
+    def too_large(subject, order):
+        raise benchmark_memory.DoesNotFit("its step needs more memory; it may take 1.0 GiB")
+
+    monkeypatch.setattr(benchmark_memory, "measured_apart", too_large)
+    assert main(["configs", "--cost", str(configs.CONFIGS / "demo.py")]) == 2
+    assert capsys.readouterr().err.strip().endswith("demo.py: its step needs more memory; it may take 1.0 GiB")
+
+
 def test_mask_heads_are_counted_on_the_boxes_of_a_training():
     from mmengine.registry import DefaultScope
 
