@@ -84,7 +84,7 @@ def run_show(args: argparse.Namespace) -> int:
     weights = take_weights(path, content).weights
     if path.suffix == SUFFIX:  # whatever it holds has been read as float32
         stored = load_file(path)
-        weights = {name: stored[name] for name in weights}
+        weights = {name: stored.get(name, value) for name, value in weights.items()}
     rows = tensor_rows(weights) if args.all else part_rows(weights)
     header = ("tensor", "shape", "type", "MiB") if args.all else ("part", "tensors", "values (M)", "type", "MiB")
     print_table(f"{path}: {len(weights)} tensors", header, rows, sections=[len(rows) - 2])

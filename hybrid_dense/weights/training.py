@@ -46,6 +46,8 @@ def read_measured(checkpoint: Path, metrics: str | Path | None, seed: int | None
         raise FileNotFoundError(f"no such metrics: {path}") from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no figures by name")
     if "fingerprint" not in content:
         return Measured(path, content)
     if seed is not None and seed != content["seed"]:
@@ -64,10 +66,13 @@ def read_measured(checkpoint: Path, metrics: str | Path | None, seed: int | None
 
 def _study_command(path: Path, content: dict) -> str:
     """The command that trained the run behind ``<results>/<task>/<model>/seed<k>/metrics.json``."""
-    task, results = path.parents[2].name, path.parents[3]
-    summary = read_results(results).get(task, {}).get(content["model"])
+    task = path.parent.parent.parent  # not parents[2], which a file near the root does not have
+    results = task.parent
+    summary = read_results(results).get(task.name, {}).get(content["model"])
     if summary is None:
-        raise ValueError(f"{results} does not sum up {task}, {content['model']}; keep {path.name} where study wrote it")
+        raise ValueError(
+            f"{results} does not sum up {task.name}, {content['model']}; keep {path.name} where study wrote it"
+        )
     return f"hybrid-dense study {summary['study']} --only {content['model']} --seeds {content['seed']}"
 
 

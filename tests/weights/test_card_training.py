@@ -13,6 +13,7 @@ from hybrid_dense.engine.checkpoint import read_checkpoint
 from hybrid_dense.inference import Predictor
 from hybrid_dense.model_card import read_card
 from hybrid_dense.weights.export import export
+from hybrid_dense.weights.training import read_measured
 
 PROJECT = Path(__file__).parents[2]
 WATCHED = "decode_head.conv_seg.weight"
@@ -166,3 +167,17 @@ def test_the_figures_of_another_run_are_refused(trained, run_file, tmp_path):
     with pytest.raises(ValueError, match="results does not sum up camvid, hybrid"):
         export(trained, CONFIG, tmp_path / "model.safetensors", metrics=run_file)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", ["[0.5]", "0.5", "null"])
+def test_figures_without_names_are_refused(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.json holds no figures by name"):
+        read_measured(tmp_path / "epoch_1.pth", None)
+
+
+def test_a_studys_figures_in_another_place_are_refused_in_one_line(monkeypatch):
+    # Near the root, where no folder above can be a study's.
+    monkeypatch.setattr(Path, "read_text", lambda path: json.dumps(RUN))
+    with pytest.raises(ValueError, match=r"^/ does not sum up , hybrid; keep metrics\.json where study wrote it"):
+        read_measured(Path("epoch_1.pth"), Path("/metrics.json"))

@@ -197,6 +197,13 @@ def test_commands(trained, tmp_path, capsys, monkeypatch):
     assert "backbone.cnn.bn1.weight" in shown and "epoch: 3" in shown and "also holds: optimizer" in shown
 
 
+def test_show_takes_names_of_wrapped_models(tmp_path, capsys):
+    save_file({"module.backbone.weight": torch.zeros(2, 3, dtype=torch.float16)}, tmp_path / "wrapped.safetensors")
+    assert main(["weights", "show", str(tmp_path / "wrapped.safetensors"), "--all"]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "backbone.weight" in line)
+    assert "2×3" in row and "float16" in row and "module" not in row
+
+
 def test_a_file_without_a_card_names_the_mend(tmp_path):
     save_file({"w": torch.ones(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="has no model card; give its config too, or make one: hybrid-dense weights"):
