@@ -2,6 +2,7 @@
 
   hybrid-dense test configs/demo.py work_dirs/demo/epoch_8.pth
   hybrid-dense test configs/demo.py model.safetensors                an exported model
+  hybrid-dense test configs/results/camvid/hybrid.py camvid          shipped with the package
   tools/dist_test.sh configs/mask_rcnn_rx50_vit.py work_dirs/mask_rcnn_rx50_vit/epoch_12.pth 8
 
 The figures are printed as tables, with the best and worst classes, and written to metrics.json and metrics.md in the
@@ -16,11 +17,12 @@ from pathlib import Path
 from hybrid_dense.cli.arguments import add_config_arguments, add_trust_argument, add_verbose_argument
 from hybrid_dense.cli.console import PRELUDE, without
 from hybrid_dense.garbage import collector_at_rest
+from hybrid_dense.model_zoo import locate
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("checkpoint", type=Path, help="weights to evaluate (.pth or .safetensors)")
+    parser.add_argument("checkpoint", type=Path, help="weights (.pth or .safetensors), or the name of a shipped model")
     add_trust_argument(parser)
     add_verbose_argument(parser)
 
@@ -31,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace) -> int:
+    checkpoint = locate(args.checkpoint)
     with collector_at_rest():
         from hybrid_dense.cli.session import build_runner, join_processes, load_config
 
@@ -47,7 +50,7 @@ def test(args: argparse.Namespace) -> int:
     cfg.load_from, cfg.resume = None, False
     # What a checkpoint holds is the average already, and its copy of the model would not take folded layers.
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) != "EMAHook"]
-    weights = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
+    weights = read_checkpoint(checkpoint, trust=args.trust_checkpoint)
     join_processes(cfg, args.launcher)
     runner = build_runner(cfg, ("test",))
     model = unwrap(runner.model)

@@ -88,7 +88,9 @@ def test_commands_take_the_name(zoo, photo, no_network, capsys):
     assert f"{zoo / 'tiny.safetensors'}: " in shown and "float16" in shown.partition("dtype: ")[0]
 
 
-@pytest.mark.parametrize("arguments", ["predict tinny photo.png --out found", "weights show tinny"])
+@pytest.mark.parametrize(
+    "arguments", ["predict tinny photo.png --out found", "weights show tinny", "test config.py tinny"]
+)
 def test_commands_name_the_mend(zoo, photo, capsys, arguments):
     assert main(arguments.split()) == 2
     said = capsys.readouterr().err.strip()

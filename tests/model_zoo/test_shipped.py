@@ -78,6 +78,6 @@ def test_is_about_as_good_as_its_card_says(name, data_root, tmp_path):
     score, config = card["score"], PROJECT / card["training"]["config"]
     loader = ["num_workers=0", "persistent_workers=False", f"dataset.indices={SPREAD}"]
     options = ["--cfg-options", *(f"+test_dataloader.{option}" for option in loader)]
-    assert main(["test", str(config), str(weights_of(name)), "--work-dir", str(tmp_path), "--no-amp", *options]) == 0
+    assert main(["test", str(config), name, "--work-dir", str(tmp_path), "--no-amp", *options]) == 0
     figure = json.loads((tmp_path / "metrics.json").read_text())[score["name"]]
     assert figure > FLOOR * card["metrics"][score["split"]][score["name"]]
