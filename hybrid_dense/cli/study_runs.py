@@ -95,6 +95,8 @@ class Study:
             if run not in waiting and is_stale(run, self.results):
                 print(f"{run.name} was trained with another config; to train it anew remove {run.folder(self.results)}")
         # Whatever can be wrong with the runs to come is better known before hours of training.
+        if waiting:
+            self.check_gpus()
         about = begun(self.plan.processes)
         for run in waiting:
             self.check_saving(run)
@@ -126,6 +128,12 @@ class Study:
         if failed:
             print(f"failed: {', '.join(failed)}; the same command tries again")
         return 1 if failed else 0
+
+    def check_gpus(self) -> None:
+        """Raise CommandError where there are GPUs and not one for each process."""
+        gpus = torch.cuda.device_count()
+        if 0 < gpus < self.plan.processes:
+            raise CommandError(f"{self.plan.path} has processes: {self.plan.processes}, each on a GPU; there: {gpus}")
 
     def check_saving(self, run: Run) -> None:
         """Raise CommandError where the best checkpoint is wanted and would not be kept."""

@@ -9,11 +9,14 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 from study_program import run_study
 
-from hybrid_dense.cli import main
+from hybrid_dense.cli import CommandError, main
+from hybrid_dense.cli.study_runs import Study
 from hybrid_dense.engine import local_processes
+from hybrid_dense.study.plan import read_plan
 from hybrid_dense.study.queue import last_words, only_one, run_process
 
 # A rank that takes a while to save when it is asked to stop.
@@ -214,6 +217,16 @@ def test_a_best_checkpoint_has_to_be_kept(folder, start, finish):
     code, begun, said = finish(start())
     assert (code, begun) == (2, [])
     assert "toy.py keeps no best checkpoint; set default_hooks.checkpoint.save_best" in said
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_is_trained(folder, monkeypatch):
+    study = yaml.safe_load((folder / "toy.yaml").read_text())
+    (folder / "toy.yaml").write_text(yaml.safe_dump(dict(study, processes=4), sort_keys=False))
+    plan = read_plan(folder / "toy.yaml")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(CommandError, match=r"toy\.yaml has processes: 4, each on a GPU; there: 2"):
+        Study(plan, plan.runs(), folder / "results", folder / "work").train(0, None)
+    assert not (folder / "work").exists()
 
 
 def test_a_figure_in_percent_that_is_taken_for_a_share_is_noticed(folder, start, finish):
