@@ -14,6 +14,8 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from hybrid_dense.analysis.machine import is_out_of_memory
+from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.durations import duration
 from hybrid_dense.cli.session import build_runner, resume_from
 from hybrid_dense.cli.training_head import COURSE, TrainingHead
@@ -22,6 +24,7 @@ from hybrid_dense.engine.stop import TERMINATED, TrainingStopped
 
 # What would end the process where it stands.
 ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+NO_ROOM = "the training does not fit into memory; try a smaller batch_size, --checkpointing or --auto-batch"
 
 
 def dry_run(cfg: Config) -> None:
@@ -33,7 +36,13 @@ def dry_run(cfg: Config) -> None:
     with leaving_on_signals(), temporary_folder() as folder:
         runner = build_runner(dry_run_config(cfg, folder), ("train", "val"))
         runner.register_hook(TrainingHead(COURSE))
-        seen = all_gather_object(take_first_iterations(runner))
+        try:
+            run = take_first_iterations(runner)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CommandError(f"{NO_ROOM} ({str(error).partition('. ')[0]})") from error
+        seen = all_gather_object(run)
     if get_rank() == 0:
         print(report(runner, seen), flush=True)
 

@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 from small_demo import DEMO, SMALL
 
+from hybrid_dense.cli import CommandError, main
 from hybrid_dense.cli import dry_run as command_file
-from hybrid_dense.cli import main
 from hybrid_dense.cli.dry_run import dry_run, leaving_on_signals, report, temporary_folder
 from hybrid_dense.cli.durations import duration
 from hybrid_dense.engine.dry_run import DryRun
@@ -120,6 +120,16 @@ def test_resume_in_the_config_is_of_the_work_folder_and_not_of_the_temporary_one
         dry_run(Config(dict(work_dir=str(tmp_path), resume=True, default_hooks={}, custom_hooks=[])))
     work_dir, resume = built.value.args
     assert work_dir != str(tmp_path) and resume == (str(tmp_path / "epoch_1.pth") if there else False)
+
+
+def test_a_training_that_does_not_fit_is_one_line(tmp_path, monkeypatch):
+    def too_large(runner):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(command_file, "build_runner", lambda cfg, splits: SimpleNamespace(register_hook=id))
+    monkeypatch.setattr(command_file, "take_first_iterations", too_large)
+    with pytest.raises(CommandError, match=r"try a smaller batch_size, .* or --auto-batch \(CUDA out of memory\)$"):
+        dry_run(Config(dict(work_dir=str(tmp_path), default_hooks={}, custom_hooks=[])))
 
 
 def runner_of(length: int, batches: int = 100) -> SimpleNamespace:
