@@ -2,6 +2,7 @@
 _base_ = "detector.py"
 model = dict(
     type="RTMDet",
+    use_syncbn=False,  # `sync_bn` in the runtime says so for every model, and leaves it where there is no GPU
     neck=dict(start_level=1, num_outs=3, bottom_up=True, norm="BN"),
     bbox_head=dict(
         type="RTMDetSepBNHead",
