@@ -62,6 +62,7 @@ def test_the_whole_schedule_is_estimated_and_nothing_is_left(command, places):
     check_nothing_is_left(work, temporary)
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_schedule_of_iterations(command, places, tmp_path):
     work, temporary = places
     (tmp_path / "steps.py").write_text(BY_ITERATION)

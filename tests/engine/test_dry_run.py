@@ -20,8 +20,9 @@ def rehearse(folder, **options):
     return take_first_iterations(runner), len(scores.scores)
 
 
-def test_short_epochs_are_gone_through_again_without_their_validations(tmp_path):
-    run, unused = rehearse(tmp_path, epochs=50)
+@pytest.mark.parametrize("flexible", [False, True], ids=["Runner", "FlexibleRunner"])
+def test_short_epochs_are_gone_through_again_without_their_validations(tmp_path, flexible):
+    run, unused = rehearse(tmp_path, epochs=50, flexible=flexible)
     assert len(run.steps) == len(run.waits) == ITERATIONS > STEPS
     assert (run.iterations, run.validations) == (50 * STEPS, 50)
     assert len(run.validated) == run.validation_batches == IMAGES // BATCH
