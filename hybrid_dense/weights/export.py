@@ -50,7 +50,8 @@ def export(
             `metrics.json` beside the checkpoint, if there is one.
         licence: of the weights, such as an SPDX name.
         data: the data set they were trained on.
-        limits: what they are not fit for.
+        limits: what they are not fit for. None of these, and no metrics, leave what the card of an exported
+            ``checkpoint`` says.
         trust: open the checkpoint without restriction, so that it can run code.
 
     Raises:
@@ -70,6 +71,12 @@ def export(
     predictor = Predictor(config, loaded, device="cpu", fold=False)
     parts = used_parts(predictor.config)
     parts["test_dataloader"]["dataset"]["metainfo"] = {"classes": predictor.class_names}
+    # What an exported file that is exported again says of itself, where nothing newer is said.
+    before = meta.get("card") or {}
+    if measured.file is None:
+        figures = {name: before[name] for name in ("metrics", "metrics_from", "score") if name in before}
+    else:
+        figures = dict(metrics=measured.metrics, metrics_from=measured.file.name, score=measured.score)
     card = ModelCard(
         config=parts,
         classes=predictor.class_names,
@@ -78,19 +85,17 @@ def export(
         source={
             "file": checkpoint.name,
             "sha256": checksum_lines(checkpoint, "").split()[0],
-            "averaged": loaded.averaged or bool(meta.get("card", {}).get("source", {}).get("averaged")),
+            "averaged": loaded.averaged or bool(before.get("source", {}).get("averaged")),
             **{name: meta[name] for name in ("epoch", "iter") if isinstance(meta.get(name), int)},
         },
         created=datetime.date.today().isoformat(),
         versions={"hybrid_dense": __version__, "torch": torch.__version__, **_host_version(parts["default_scope"])},
         inputs=describe_inputs(parts),
-        metrics=measured.metrics,
-        metrics_from=measured.file and measured.file.name,
-        score=measured.score,
-        training={**config_name(predictor.config), **seed, **measured.training},
-        data=data,
-        licence=licence,
-        limits=limits,
+        **figures,
+        training={**config_name(predictor.config), **before.get("training", {}), **seed, **measured.training},
+        data=data or before.get("data"),
+        licence=licence or before.get("licence"),
+        limits=limits or before.get("limits"),
     )
     text = card.to_json()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -151,6 +151,16 @@ def test_the_card_of_a_studys_run(trained, run_file, tmp_path, monkeypatch):
     assert {name: getattr(card, name) for name in said} == said
 
 
+def test_what_is_exported_again_keeps_its_card(trained, run_file, tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    said = dict(data="CamVid, 367 images", licence="Apache-2.0", limits="daylight only")
+    card = export(trained, CONFIG, first, metrics=run_file, **said)
+    again = export(first, CONFIG, second, half=True, licence="MIT")
+    assert again.licence == "MIT" and again.dtype == "float16" and again.source["averaged"]
+    for name in ("metrics", "metrics_from", "score", "training", "data", "limits"):
+        assert getattr(again, name) == getattr(card, name)
+
+
 def test_outside_of_a_study_the_card_says_config_and_seed(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     card = export(trained, CONFIG, tmp_path / "model.safetensors", metrics=None)
