@@ -87,12 +87,17 @@ def test_two_looks_at_once_are_refused(capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_terminated_dry_run_clears_its_folder_and_all_temporary_files(number):
-    before = signal.getsignal(number), tempfile.gettempdir()
-    with pytest.raises(TrainingStopped) as stopped, leaving_on_signals(), temporary_folder() as folder:
-        assert Path(tempfile.mkdtemp()).parent == folder  # as a data worker does
-        os.kill(os.getpid(), number)
-    assert stopped.value.code == 143
-    assert not folder.exists() and (signal.getsignal(number), tempfile.gettempdir()) == before
+    at_start = signal.signal(number, signal.SIG_DFL)  # whatever the tests themselves were started under
+    try:
+        before = tempfile.gettempdir()
+        with pytest.raises(TrainingStopped) as stopped, leaving_on_signals(), temporary_folder() as folder:
+            assert Path(tempfile.mkdtemp()).parent == folder  # as a data worker does
+            os.kill(os.getpid(), number)
+        assert stopped.value.code == 143
+        assert not folder.exists() and tempfile.gettempdir() == before
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, at_start)
 
 
 def test_under_nohup_it_outlives_its_terminal():
