@@ -39,7 +39,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type="ClassificationMetric")
 test_evaluator = val_evaluator
-epochs = 26
+epochs = 16
 train_cfg = dict(max_epochs=epochs, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
