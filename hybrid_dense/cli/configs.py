@@ -93,6 +93,8 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from hybrid_dense.cli import CommandError
 
+    if args.filter and (args.markdown or args.cost or args.dump):
+        raise CommandError(f"{args.filter!r} chooses rows of the list only; leave it out here")
     if args.dump:
         return dump(*args.dump)
     if args.cost:
@@ -102,8 +104,6 @@ def run(args: argparse.Namespace) -> int:
             cost = measure(args.cost)
         print(json.dumps(cost, indent=2))
         return 0
-    if args.markdown and args.filter:
-        raise CommandError("docs/zoo.md lists every config; leave the filter out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the hosts' own, about their heads
         rows = [row for row in map(describe, list_configs()) if args.filter.lower() in " ".join(astuple(row)).lower()]

@@ -77,7 +77,7 @@ def test_voc_boxes_train_and_test_with_nothing_edited(some_data, scenes_voc, tmp
         lists = {
             split: (some_data / f"bccd/ImageSets/Main/{split}.txt").read_text().split() for split in ("train", "val")
         }
-        lists = {split: names[:4] for split, names in lists.items()}
+        lists = {split: names[:2] for split, names in lists.items()}
         (source / "ImageSets/Main").mkdir(parents=True)
         for split, names in lists.items():
             (source / f"ImageSets/Main/{split}.txt").write_text("\n".join(names))
@@ -97,7 +97,7 @@ def test_coco_masks_train_and_test_with_nothing_edited(some_data, scenes, tmp_pa
         files = {}
         for split in ("train", "val"):
             content = json.loads((coco / f"annotations/instances_{split}2017.json").read_text())
-            content["images"] = content["images"][:4]
+            content["images"] = content["images"][:2]
             ids = {image["id"] for image in content["images"]}
             content["annotations"] = [one for one in content["annotations"] if one["image_id"] in ids]
             file = tmp_path / f"{split}_part.json"
@@ -117,7 +117,7 @@ def test_label_maps_train_and_test_with_nothing_edited(some_data, scenes, tmp_pa
     if some_data:
         classes, folders = CAMVID, {}
         for split in ("train", "val"):
-            names = sorted(path.stem for path in (some_data / "camvid" / split).iterdir())[:4]
+            names = sorted(path.stem for path in (some_data / "camvid" / split).iterdir())[:2]
             folders[split] = (tmp_path / "camvid" / split, tmp_path / "camvid" / f"{split}annot")
             subset(names, some_data / "camvid" / split, folders[split][0], ".webp")
             subset(names, some_data / "camvid" / f"{split}annot", folders[split][1], ".png")

@@ -148,12 +148,16 @@ def test_a_filter_chooses_rows_by_any_column(capsys, monkeypatch):
     assert rows[0].index("instance") == header.index("task")
 
 
-def test_a_filter_that_fits_nothing_and_a_filtered_page_are_errors(capsys, monkeypatch):
+def test_a_filter_that_fits_nothing_is_an_error(capsys, monkeypatch):
     monkeypatch.setattr(configs, "list_configs", lambda: [configs.CONFIGS / "demo.py"])
     assert main(["configs", "yolo"]) == 2
     assert "no config has 'yolo' in its row" in capsys.readouterr().err
-    assert main(["configs", "demo", "--markdown"]) == 2
-    assert "leave the filter out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("instead", ["--markdown", "--cost a.py", "--dump a.py a.json"])
+def test_a_filter_is_of_the_list_only(instead, capsys):
+    assert main(["configs", "demo", *instead.split()]) == 2
+    assert "'demo' chooses rows of the list only; leave it out here" in capsys.readouterr().err
 
 
 def test_an_installation_without_the_configs_says_where_they_are(capsys, monkeypatch, tmp_path):
