@@ -16,8 +16,10 @@ hybrid = dict(
 )
 serial = dict(hybrid, type="SerialResNeXtViT")
 parallel = dict(hybrid, type="ParallelResNeXtViT")
-# For CIFAR-10, whose epochs are long: dense convolutions, of which a CPU computes most a second.
+# For CIFAR-10, whose epochs are long: dense convolutions, of which a CPU computes most a second, and no drop path, as
+# there are few epochs.
 dense = dict(width=32)
-dense_cnn = dict(cnn, variant=dict(cnn=dict(dense, blocks=(2, 2, 2, 2)), vit="pico"))
-dense_vit = dict(vit, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
-dense_hybrid = dict(hybrid, variant=dict(cnn=dict(dense, blocks=(1, 1, 1, 1)), vit=halves["vit"]))
+short = dict(drop_path_rate=0.0)
+dense_cnn = dict(cnn, **short, variant=dict(cnn=dict(dense, blocks=(2, 2, 2, 2)), vit="pico"))
+dense_vit = dict(vit, **short, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
+dense_hybrid = dict(hybrid, **short, variant=dict(cnn=dict(dense, blocks=(1, 1, 1, 1)), vit=halves["vit"]))

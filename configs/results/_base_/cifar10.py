@@ -14,7 +14,6 @@ model = dict(
         std=[63.0, 62.1, 66.7],
         sizes=[32, 48, 48, 64],
         shift=4,
-        cutout=8,
     ),
     backbone=dict(),
     in_channels="backbone.out_channels[-1]",
@@ -39,7 +38,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type="ClassificationMetric")
 test_evaluator = val_evaluator
-epochs = 16
+epochs = 20
 train_cfg = dict(max_epochs=epochs, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
