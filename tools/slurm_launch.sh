@@ -39,6 +39,8 @@ rank='trap : TERM USR1
           0) ;; 143) code=10 ;; 1) code=100 ;; 130) code=250 ;; *) [ $code -ge 100 ] || code=$((150 + code)) ;;
       esac
       exit $code'
+python=${PYTHON:-$tools/../.venv/bin/python}
+[ -x "$python" ] || command -v "$python" >/dev/null || python=python
 # Inside a job its own options hold.
 [ -z "${SLURM_JOB_ID:-}" ] || resources=()
 
@@ -48,7 +50,7 @@ while :; do
     code=0
     # shellcheck disable=SC2086
     srun "${resources[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-        bash -c "$rank" _ "${PYTHON:-python}" -u "$tools/$tool.py" "$@" || code=$?
+        bash -c "$rank" _ "$python" -u "$tools/$tool.py" "$@" || code=$?
     case $code in
         0) exit 0 ;;
         10) break ;;

@@ -1,7 +1,9 @@
-#!/usr/bin/env python
-"""`python tools/test.py …` is `hybrid-dense test …`; torchrun and Slurm start this file."""
+#!/usr/bin/env python3
+"""`tools/test.py …` is `hybrid-dense test …`; torchrun and Slurm start this file."""
 
 import sys
+
+import own_python  # noqa: F401
 
 from hybrid_dense.cli import main_of
 

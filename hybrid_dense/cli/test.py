@@ -1,6 +1,6 @@
 """Evaluate a checkpoint with the config's test data and metrics: COCO mAP for detectors, mIoU for segmentors.
 
-  hybrid-dense test configs/demo.py work_dirs/demo/epoch_8.pth
+  hybrid-dense test configs/demo.py work_dirs/demo/epoch_6.pth
   hybrid-dense test configs/demo.py model.safetensors                an exported model
   hybrid-dense test configs/results/camvid/hybrid.py camvid          shipped with the package
   tools/dist_test.sh configs/mask_rcnn_rx50_vit.py work_dirs/mask_rcnn_rx50_vit/epoch_12.pth 8

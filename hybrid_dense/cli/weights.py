@@ -1,6 +1,6 @@
 """Export a trained model as one file, or look into a checkpoint. Nothing in a checkpoint is run.
 
-  hybrid-dense weights export work_dirs/demo/epoch_8.pth --config configs/demo.py -o model.safetensors
+  hybrid-dense weights export work_dirs/demo/epoch_6.pth --config configs/demo.py -o model.safetensors
   hybrid-dense predict model.safetensors street.jpg --out found
   hybrid-dense weights show model.safetensors
   hybrid-dense weights show camvid                                              shipped with the package
