@@ -150,7 +150,8 @@ def join_processes(cfg: Config, launcher: str) -> bool:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return join_group(options.get("backend", "nccl"), options.get("timeout"))
     restarted = join_group("gloo", options.get("timeout"))
-    cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel"))
+    idle = cfg.get("find_unused_parameters", False)  # which mmengine leaves aside where there is a wrapper
+    cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel", find_unused_parameters=idle))
     cfg.model_wrapper_cfg.device_ids = None
     cfg.sync_bn = None  # torch's takes CUDA tensors only
     return restarted

@@ -5,7 +5,7 @@ import os
 import pytest
 from mmengine.config import Config
 
-from hybrid_dense.cli import CommandError
+from hybrid_dense.cli import CommandError, session
 from hybrid_dense.cli.session import (
     join_processes,
     parse_options,
@@ -91,6 +91,17 @@ def test_processes_without_a_launcher_are_told_to_use_one(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(CommandError, match=r"--launcher pytorch needs RANK.*; start it through tools/dist_train\.sh"):
         join_processes(Config(dict()), "pytorch")
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_processes_on_a_cpu_wait_for_idle_weights_or_not_as_the_config_says(idle, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(session, "join_group", lambda *_: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = Config(dict(find_unused_parameters=idle))
+    join_processes(cfg, "pytorch")
+    assert cfg.model_wrapper_cfg == dict(type="MMDistributedDataParallel", find_unused_parameters=idle, device_ids=None)
 
 
 def test_slurm_tells_torch_who_is_who(monkeypatch):

@@ -148,6 +148,12 @@ def write_cifar(root: Path, generator: np.random.Generator) -> None:
         rows.tofile(folder / name)
 
 
+def test_models_that_leave_weights_idle_say_so():
+    """Else DDP waits for their gradients, in the second step."""
+    told = {path.parent.name for path in LEAVES if Config.fromfile(path).get("find_unused_parameters")}
+    assert told == set(UNREAD)
+
+
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_takes_a_step_and_is_tested(path, folders, tmp_path, monkeypatch):
     from hybrid_dense.cli.session import build_runner

@@ -28,9 +28,7 @@ train_pipeline = [
     pack,
 ]
 # Small crops of small images first: they cost half as much, while there is most to learn.
-large = dict(
-    RandomResize=dict(ratio_range=(0.7, 1.4)), RandomCrop=dict(crop_size=size[::-1]), Pad=dict(size=size)
-)
+large = dict(RandomResize=dict(ratio_range=(0.7, 1.4)), RandomCrop=dict(crop_size=size[::-1]), Pad=dict(size=size))
 later_pipeline = [dict(step, **large.get(step["type"], {})) for step in train_pipeline]
 # The metric takes the boxes from here: annotated behind Resize, they are in pixels of the file.
 test_pipeline = [load, dict(type="Resize", scale=size, keep_ratio=True), annotate, _base_.test_pipeline[-1]]
@@ -51,6 +49,7 @@ val_evaluator = dict(
     type="DetailedVOCMetric", eval_mode="area", iou_thrs=[0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 )
 test_evaluator = val_evaluator
+find_unused_parameters = True  # a plain ViT's finest maps are not read
 epochs = 44
 train_cfg = dict(max_epochs=epochs, val_interval=11)
 optim_wrapper = dict(optimizer=dict(lr=1.2e-3))

@@ -38,6 +38,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type="ClassificationMetric")
 test_evaluator = val_evaluator
+find_unused_parameters = True  # a plain ViT's finest maps are not read
 epochs = 20
 train_cfg = dict(max_epochs=epochs, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
