@@ -37,15 +37,16 @@ class Subject:
 
 
 def in_own_process(log: Path, function: Callable, *arguments: object):
-    """``function(*arguments)``, what it prints added to ``log``; its exceptions are raised here.
+    """``function(*arguments)``, what it prints added to ``log``; its exceptions are raised here. It ends with this one.
 
     Raises:
         CommandError: the process was killed.
     """
     from hybrid_dense.cli import CommandError
+    from hybrid_dense.engine.local_processes import end_with_parent
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             return pool.submit(_printing_to, log, function, *arguments).result()
         except BrokenProcessPool:

@@ -92,7 +92,7 @@ def measure(
         checkpoint=hashlib.sha256(subject.checkpoint.read_bytes()).hexdigest()[:16],
         metric=metric,
         split=subject.split,
-        options=list(subject.options),
+        options=[option for option in subject.options if not option.startswith("data_root=")],  # wherever they lie
     )
     if measured["clean"] is not None and measured.get("of") != of:
         raise CommandError(f"{file} holds figures of another checkpoint, metric, split or option; move it away")

@@ -27,8 +27,8 @@ from hybrid_dense.report.study_tables import FOR_TERMINALS, model_rows, robustne
 from hybrid_dense.report.tables import print_table
 from hybrid_dense.study.history import read_history
 from hybrid_dense.study.plan import Plan, Run
-from hybrid_dense.study.queue import CONSOLE, STOPPED, last_words, note_trained, open_state, run_process
-from hybrid_dense.study.results import is_done, is_stale, publish_run, read_runs, sum_up
+from hybrid_dense.study.queue import CONSOLE, STOPPED, last_words, note_start, note_trained, read_state, run_process
+from hybrid_dense.study.results import is_done, is_stale, publish_run, read_task, sum_up
 from hybrid_dense.study.robustness import ROBUSTNESS, sum_up_robustness
 
 PROJECT = Path(hybrid_dense.__file__).parents[1]
@@ -90,41 +90,46 @@ class Study:
             TrainingStopped: it was told to stop, or its time is over.
             CommandError: the figure that is compared is not there.
         """
+        read_task(self.plan, self.results)  # what is published fits
         waiting = [run for run in self.runs if not is_done(run, self.results)]
         for run in self.runs:
             if run not in waiting and is_stale(run, self.results):
-                print(f"{run.name} was trained with another config; to train it anew remove {run.folder(self.results)}")
+                print(f"{run.name} was trained with another config; to train it anew remove {self.folders(run)}")
         # Whatever can be wrong with the runs to come is better known before hours of training.
         if waiting:
             self.check_gpus()
-        about = begun(self.plan.processes)
         for run in waiting:
             self.check_saving(run)
-        states = {run.name: open_state(run, run.folder(self.work), about) for run in waiting}
+        states = {run.name: read_state(run, run.folder(self.work)) for run in waiting}
         if any(not state["trained"] for state in states.values()):
             self.rehearse(waiting[0])
         failed = []
         with StudyProgress(self.plan, self.runs, waiting, self.results) as progress:
             for run in waiting:
-                work_dir = run.folder(self.work)
-                if not states[run.name]["trained"]:
+                work_dir, state, told = run.folder(self.work), states[run.name], None
+                if not state["trained"]:
+                    note_start(work_dir, state, begun(self.plan.processes))
                     progress.begin(run, work_dir, length_of(run)[0])
-                    code = run_process(command(run, work_dir), work_dir / CONSOLE, lock, progress.look, self.deadline)
+                    process = command(run, work_dir), work_dir / CONSOLE, lock, progress.look, self.deadline
+                    code, told = run_process(*process)
                     if code in STOPPED:
                         self.stop(max(code, 128 - code))
                     if code:
-                        said = last_words(work_dir / CONSOLE, 1)
+                        said = last_words(work_dir / CONSOLE)
                         progress.say(f"{run.name} failed with exit code {code}: {said}; more in {work_dir / CONSOLE}")
                         failed.append(run.name)
-                        continue
-                    note_trained(work_dir, states[run.name])
-                progress.evaluating(run)
-                self.publish(run, states[run.name])
-                sum_up(self.plan, self.results)
-                progress.end(run)
+                    else:
+                        note_trained(work_dir, state)
+                if state["trained"]:
+                    progress.evaluating(run)
+                    self.publish(run, state)
+                    self.summarise()
+                    progress.end(run)
+                if told:
+                    self.stop(128 + told)
                 if time.monotonic() > self.deadline:
                     self.stop(TERMINATED)
-        self.summarise()
+        self.print_summary(self.summarise())
         if failed:
             print(f"failed: {', '.join(failed)}; the same command tries again")
         return 1 if failed else 0
@@ -138,10 +143,10 @@ class Study:
     def check_saving(self, run: Run) -> None:
         """Raise CommandError where the best checkpoint is wanted and would not be kept."""
         saving = (run.read_config().get("default_hooks") or {}).get("checkpoint") or {}
-        if self.plan.checkpoint == "best" and not saving.get("save_best"):
+        if self.plan.checkpoint == "best" and saving.get("save_best") != self.plan.metric:
             raise CommandError(
-                f"{run.config} keeps no best checkpoint; set default_hooks.checkpoint.save_best there, or checkpoint: "
-                f"final in {self.plan.path}"
+                f"{run.config} keeps no checkpoint of the best {self.plan.metric}; set default_hooks.checkpoint."
+                f"save_best={self.plan.metric!r} there, or checkpoint: final in {self.plan.path}"
             )
 
     def rehearse(self, run: Run) -> None:
@@ -165,6 +170,7 @@ class Study:
             evaluated[split] = found
         history = read_history(work_dir, self.plan.metric)
         publish_run(self.plan, run, self.results, work_dir, state, history, evaluated, scores)
+        (self.results / self.plan.task / ROBUSTNESS).unlink(missing_ok=True)  # its means lack this run
 
     def check_figure(self, found: dict) -> None:
         """Raise CommandError where the figure is not what its images say together: its unit is wrong."""
@@ -188,26 +194,33 @@ class Study:
         if self.plan.checkpoint == "best":
             best = sorted(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
             if not best:
-                raise CommandError(f"{work_dir} holds no best_*.pth; remove the folder, and the run is trained again")
+                raise CommandError(f"{work_dir} holds no best_*.pth; to train it anew remove {self.folders(run)}")
             return best[-1]
-        found = find_latest(work_dir)
-        if found is None:
-            raise CommandError(f"{work_dir} holds no checkpoint; remove the folder, and the run is trained again")
+        number, unit = length_of(run)
+        counted, found = "epoch_" if unit == "epoch" else "iter_", find_latest(work_dir)
+        if found is None or (found.name.startswith(counted) and found.name != f"{counted}{number}.pth"):
+            raise CommandError(f"{work_dir} lacks its last checkpoint; to train it anew remove {self.folders(run)}")
         return found
+
+    def folders(self, run: Run) -> str:
+        """Those that hold a run."""
+        return " and ".join(str(folder) for root in (self.results, self.work) if (folder := run.folder(root)).exists())
 
     def stop(self, code: int) -> None:
         raise TrainingStopped(code, "the study stopped, all saved; the same command goes on")
 
-    def summarise(self) -> None:
-        """Print the task's models and draw their curves."""
-        plan = self.plan
-        summary = sum_up(plan, self.results)
+    def summarise(self) -> dict:
+        """Sum up the task's published runs and draw their curves."""
+        summary = sum_up(self.plan, self.results)
+        if any(entry["validations"] for entry in summary.values()):
+            runs = read_task(self.plan, self.results)
+            save_study_curves(runs, self.plan.metric, self.results / self.plan.task / CURVES)
+        return summary
+
+    def print_summary(self, summary: dict) -> None:
         if summary:
-            runs = {name: read_runs(self.results, plan.task, name) for name in summary}
-            if any(entry["validations"] for entry in summary.values()):
-                save_study_curves(runs, plan.metric, self.results / plan.task / CURVES)
-            print_table(plan.title, *model_rows(summary, FOR_TERMINALS))
-            print(f"written to {self.results / 'results.json'} and {self.results / plan.task}")
+            print_table(self.plan.title, *model_rows(summary, FOR_TERMINALS))
+            print(f"written to {self.results / 'results.json'} and {self.results / self.plan.task}")
 
     def corrupt(self) -> int:
         """Measure every trained run under corrupted images, and sum them up."""
@@ -215,6 +228,8 @@ class Study:
         if not trained:
             raise CommandError(f"no run of {self.plan.task} is done; train first: leave out --robustness")
         for run in trained:
+            if is_stale(run, self.results):
+                raise CommandError(f"{run.name} was trained with another config; first remove {self.folders(run)}")
             split = self.plan.splits[0]
             folder = run.folder(self.work) / "robustness"
             subject = Subject(run.config, tuple(run.option_words()), self.checkpoint_of(run), folder, split)
@@ -249,6 +264,7 @@ def begun(processes: int) -> dict:
 
 def commit() -> str:
     """The commit of the code, with "+changes" where package or configs differ from it; the version without git."""
+    version = f"version {hybrid_dense.__version__}"
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -256,7 +272,9 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT.resolve():
+            return version  # installed within a repository of someone else's
         changed = git("status", "--porcelain", "--", "hybrid_dense", "configs")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return f"version {hybrid_dense.__version__}"
+        return version

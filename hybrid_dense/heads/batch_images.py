@@ -16,8 +16,8 @@ from torch import Tensor
 class BatchImages(BaseDataPreprocessor):
     """Make a batch of uint8 images of one size, (b, 3, h, w), what a backbone of strides 4 to 32 can work on.
 
-    In training each image is shifted, mirrored and loses a square, by random numbers of its own; doing this to the
-    whole batch costs a hundredth of doing it image by image.
+    In training each image is shifted and mirrored by random numbers of its own; doing this to the whole batch costs a
+    hundredth of doing it image by image.
 
     Args:
         mean, std: of each channel, in the images' unit (0 to 255).
@@ -25,15 +25,12 @@ class BatchImages(BaseDataPreprocessor):
             of equal length, small images first, which cost least while least is known (Tan and Le 2021, section 4);
             the last one holds for its end and for every test.
         shift: pixels that an image moves at most, each way, mirrored at its edges.
-        cutout: side in pixels of the square that is blanked (DeVries and Taylor 2017); 0 blanks none.
 
     Raises:
         ValueError: sizes that there cannot be.
     """
 
-    def __init__(
-        self, mean: Sequence[float], std: Sequence[float], sizes: Sequence[int], shift: int = 4, cutout: int = 0
-    ):
+    def __init__(self, mean: Sequence[float], std: Sequence[float], sizes: Sequence[int], shift: int = 4):
         super().__init__()
         if not sizes or min(sizes) < 32:
             raise ValueError(f"sizes {list(sizes)} are none; give one or more of at least 32 pixels")
@@ -41,7 +38,6 @@ class BatchImages(BaseDataPreprocessor):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.sizes = tuple(sizes)
         self.shift = shift
-        self.cutout = cutout
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
@@ -49,16 +45,18 @@ class BatchImages(BaseDataPreprocessor):
         if training:
             images = shift_and_mirror(images, self.shift)
         images = (images.float() - self.mean) / self.std
-        if training and self.cutout:
-            images = blank_squares(images, self.cutout)
         side = self.sizes[int(progress() * len(self.sizes))] if training else self.sizes[-1]
         return dict(data, inputs=F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False))
 
 
 def progress() -> float:
-    """The share of the training that lies behind, from 0 to less than 1, as mmengine's runner tells it."""
+    """The share of the training that lies behind, below 1, as mmengine's runner tells it; outside a training its end.
+
+    So what is only rehearsed, such as a batch that has to fit into memory, has the size that costs most.
+    """
     hub = MessageHub.get_current_instance()
-    return min(hub.get_info("iter", 0) / max(hub.get_info("max_iters", 1), 1), 1 - 1e-9)
+    total = hub.get_info("max_iters", 0)
+    return min(hub.get_info("iter", 0) / total if total else 1, 1 - 1e-9)
 
 
 def shift_and_mirror(images: Tensor, most: int) -> Tensor:
@@ -72,17 +70,3 @@ def shift_and_mirror(images: Tensor, most: int) -> Tensor:
     columns = torch.where(torch.rand(batch, 1, device=images.device) < 0.5, columns, columns.flip(1))
     image = torch.arange(batch, device=images.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[image, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
-
-
-def blank_squares(images: Tensor, side: int) -> Tensor:
-    """Set a square of every image (b, c, h, w) to zero, which is the mean; its centre may lie anywhere in the image."""
-    batch, _, height, width = images.shape
-    row, column = (inside_square(batch, length, side, images.device) for length in (height, width))
-    return images.masked_fill((row.unsqueeze(2) & column.unsqueeze(1)).unsqueeze(1), 0)
-
-
-def inside_square(batch: int, length: int, side: int, device: torch.device) -> Tensor:
-    """Along one axis, the places (batch, length) that lie within ``side`` about a centre drawn for each image."""
-    start = torch.randint(length, (batch, 1), device=device) - side // 2
-    place = torch.arange(length, device=device)
-    return (place >= start) & (place < start + side)

@@ -30,7 +30,7 @@ def model_rows(summary: Mapping[str, dict], columns: Sequence[str] = COLUMNS) ->
 def _cells(model: str, entry: Mapping, base: Mapping) -> dict[str, str]:
     minutes = entry["train_minutes"]
     return {
-        "model": model,
+        "model": f"{model} (an older config)" if entry.get("stale") else model,
         FIGURE: f"{entry['metric']:.4f}" + ("" if entry["sd"] is None else f" ± {entry['sd']:.4f}"),
         "each seed": ", ".join(f"{value:.4f}" for value in entry["metrics"]),
         "95 % interval": bounds(entry["splits"][entry["split"]].get("interval")),

@@ -16,18 +16,17 @@ class History:
 
     Args:
         curve: (epoch, minutes, figure) of every validation; iterations where the training does not count epochs.
-        minutes: time in training steps, loading included; validations, saving and start-up are not, and of what was
-            trained twice after a kill the second time counts.
+        minutes: time in training steps, loading included; validations, saving and start-up are not (of trainings that
+            count iterations, saving and the sums of a validation are), and of what was trained twice after a kill the
+            second time counts.
         epochs: that were trained, 0 where it does not count them.
         iterations: that were logged.
-        figures: names of what was validated.
     """
 
     curve: list[tuple[float, float, float]]
     minutes: float
     epochs: int
     iterations: int
-    figures: tuple[str, ...]
 
     @property
     def unit(self) -> str:
@@ -36,17 +35,15 @@ class History:
 
 def read_history(work_dir: Path, metric: str) -> History:
     """The history of the figure ``metric`` in a work folder; empty where nothing was logged yet."""
-    curve, figures = [], {}
+    curve = []
     seconds, epochs, last = 0.0, 0, 0
     for iteration, record in _records(work_dir):
         if "iter" in record:
             seconds += record.get("time", 0.0) * (iteration - last)
             epochs, last = max(epochs, int(record.get("epoch", 0))), iteration
-        else:
-            figures |= dict.fromkeys(name for name in record if name not in ("time", "data_time", "step"))
-            if isinstance(record.get(metric), (int, float)):
-                curve.append((record["step"], seconds / 60, float(record[metric])))
-    return History(curve, seconds / 60, epochs, last, tuple(figures))
+        elif isinstance(record.get(metric), (int, float)):
+            curve.append((record["step"], seconds / 60, float(record[metric])))
+    return History(curve, seconds / 60, epochs, last)
 
 
 def _records(work_dir: Path) -> list[tuple[int, dict]]:

@@ -19,7 +19,7 @@ MODEL_KEYS = ("config", "options")
 # The parts of a config on which the trained weights and their figures depend, beside the loaders.
 _DECIDING = (
     *("model", "train_cfg", "optim_wrapper", "param_scheduler", "custom_hooks", "load_from", "scenes"),
-    *("val_evaluator", "test_evaluator"),
+    *("val_evaluator", "test_evaluator", "val_cfg", "test_cfg", "sync_bn", "auto_scale_lr"),
 )
 _HOW_LOADED = ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
 
@@ -67,7 +67,9 @@ class Run:
             key: {name: part for name, part in value.items() if name not in _HOW_LOADED}
             for key, value in loaders.items()
         }
-        content = {**{key: cfg.get(key) for key in _DECIDING}, **loaders, "processes": self.processes}
+        saving = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+        chosen = {key: saving.get(key) for key in ("save_best", "rule")}
+        content = {**{key: cfg.get(key) for key in _DECIDING}, **loaders, **chosen, "processes": self.processes}
         text = json.dumps(content, sort_keys=True, default=str)
         # The loaders name the file's folder: a `data_root` among the options reaches them when the config is loaded.
         if root := replace(self, options={}).read_config().get("data_root"):
@@ -115,6 +117,11 @@ class Plan:
         """What a figure of the evaluator is multiplied by."""
         return 0.01 if self.percent else 1.0
 
+    def run(self, model: str, seed: int, options: dict | None = None) -> Run:
+        """One of its trainings."""
+        entry = self.models[model]
+        return Run(self.task, model, seed, entry["config"], {**entry["options"], **(options or {})}, self.processes)
+
     def runs(
         self, only: Sequence[str] | None = None, seeds: Sequence[int] | None = None, options: dict | None = None
     ) -> list[Run]:
@@ -132,9 +139,9 @@ class Plan:
             if name not in self.models:
                 raise ValueError(f"{self.task} has no model {name!r}; there are {', '.join(self.models)}")
         return [
-            Run(self.task, name, seed, model["config"], {**model["options"], **(options or {})}, self.processes)
+            self.run(name, seed, options)
             for seed in (self.seeds if seeds is None else seeds)
-            for name, model in self.models.items()
+            for name in self.models
             if not only or name in only
         ]
 

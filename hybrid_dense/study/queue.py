@@ -39,17 +39,14 @@ def only_one(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def open_state(run: Run, work_dir: Path, begun: dict) -> dict:
-    """What is known about a run's training from its start on; ``begun`` is written where it has not begun.
+def read_state(run: Run, work_dir: Path) -> dict:
+    """What is known about a run's training: its fingerprint, whether it has ended, and what was noted at its starts.
 
     Raises:
         ValueError: it was begun with another config.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
     file, fingerprint = work_dir / STATE, run.fingerprint()
-    if not file.is_file():
-        write_text(file, json.dumps(dict(begun, fingerprint=fingerprint, trained=False), indent=2) + "\n")
-    state = read_json(file)
+    state = read_json(file) if file.is_file() else dict(fingerprint=fingerprint, trained=False)
     if state["fingerprint"] != fingerprint:
         raise ValueError(
             f"{work_dir} was begun with another config than {run.config} says now; remove it to begin anew"
@@ -57,8 +54,21 @@ def open_state(run: Run, work_dir: Path, begun: dict) -> dict:
     return state
 
 
+def note_start(work_dir: Path, state: dict, begun: dict[str, str]) -> None:
+    """Add to the state what a start notes: commit, machine; where starts differ, all of them."""
+    for key, value in begun.items():
+        known = state.get(key)
+        state[key] = value if known is None else known if value in known.split("; ") else f"{known}; {value}"
+    _write_state(work_dir, state)
+
+
 def note_trained(work_dir: Path, state: dict) -> None:
     state["trained"] = True
+    _write_state(work_dir, state)
+
+
+def _write_state(work_dir: Path, state: dict) -> None:
+    work_dir.mkdir(parents=True, exist_ok=True)
     write_text(work_dir / STATE, json.dumps(state, indent=2) + "\n")
 
 
@@ -69,11 +79,11 @@ def run_process(
     tick: Callable[[], None] = lambda: None,
     deadline: float = float("inf"),
     pause: float = 1.0,
-) -> int:
-    """Run a command to its end and return its exit code, negative for a signal.
+) -> tuple[int, int | None]:
+    """Run a command to its end; returns its exit code, negative for a signal, and the signal that came meanwhile.
 
-    SIGINT and SIGTERM are handed on to it, once, and so is the end of its time as SIGTERM: a training saves then and
-    ends. It is told the same if this process is killed.
+    SIGINT and SIGTERM are handed on to it, and so is the end of its time, as SIGTERM: a training saves then and ends.
+    It is told the same if this process is killed.
 
     Args:
         command: the program and its arguments.
@@ -93,18 +103,18 @@ def run_process(
             pass_fds=(lock,),
             preexec_fn=end_with_parent,
         )
-    told = False
+    told = None
 
     def tell(number: int, _frame: object = None) -> None:
         nonlocal told
-        told = True
+        told = number
         child.send_signal(number)
 
     before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return child.wait(pause)
+                return child.wait(pause), told
             tick()
             if time.monotonic() > deadline and not told:
                 tell(signal.SIGTERM)
@@ -115,10 +125,10 @@ def run_process(
             child.terminate()
 
 
-def last_words(console: Path, lines: int = 3) -> str:
-    """The last lines of a console file, as one."""
+def last_words(console: Path) -> str:
+    """The last line of a console file."""
     if not console.is_file():
         return ""
     with console.open("rb") as file:
         file.seek(max(0, os.path.getsize(console) - 4000))
-        return " | ".join(file.read().decode(errors="replace").strip().splitlines()[-lines:])
+        return (file.read().decode(errors="replace").strip().splitlines() or [""])[-1]

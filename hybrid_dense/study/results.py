@@ -95,14 +95,35 @@ def read_results(results: Path) -> dict:
     return read_json(file) if file.is_file() else {}
 
 
+def read_task(plan: Plan, results: Path) -> dict[str, list[dict]]:
+    """Model → its published runs, for models that have any.
+
+    Raises:
+        ValueError: a run was published for another figure than the plan asks for.
+    """
+    runs = {name: read_runs(results, plan.task, name) for name in plan.models}
+    wanted = dict(metric_name=plan.metric, split=plan.splits[0], checkpoint=plan.checkpoint)
+    for run in (run for found in runs.values() for run in found):
+        published = {key: run[key] for key in wanted}
+        if published != wanted or not set(plan.splits) <= set(run["figures"]):
+            say = [" ".join((*entry.values(), "checkpoint")) for entry in (published, wanted)]
+            raise ValueError(
+                f"{run['folder']} was published as {say[0]} on {', '.join(run['figures'])}; {plan.path} says {say[1]} "
+                f"on {', '.join(plan.splits)}; remove the folder, and it is evaluated anew"
+            )
+    return {name: found for name, found in runs.items() if found}
+
+
 def sum_up(plan: Plan, results: Path) -> dict:
     """Write what the published runs of a task say into ``results.json``, and return it for this task.
 
     Other tasks stay. Every model that has a run is in it, with the mean over its seeds; intervals are there where the
-    per-image scores of its seeds are.
+    per-image scores of its seeds are. Seeds that were trained with another config than the file says now are "stale".
+
+    Raises:
+        ValueError: runs cannot stand together; says which folder to remove.
     """
-    runs = {name: read_runs(results, plan.task, name) for name in plan.models}
-    runs = {name: found for name, found in runs.items() if found}
+    runs = read_task(plan, results)
     summary = {name: _model(plan, found) for name, found in runs.items()}
     for split in plan.splits:
         _add_intervals(plan, split, runs, summary)
@@ -122,6 +143,7 @@ def _model(plan: Plan, runs: list[dict]) -> dict:
         metric=_round(np.mean(metrics)),
         sd=_round(np.std(metrics, ddof=1)) if len(metrics) > 1 else None,
         seeds=[run["seed"] for run in runs],
+        stale=[run["seed"] for run in runs if is_stale(plan.run(run["model"], run["seed"]), run["folder"].parents[2])],
         metrics=metrics,
         metric_name=plan.metric,
         title=plan.title,
@@ -153,6 +175,10 @@ def _add_intervals(plan: Plan, split: str, runs: dict[str, list[dict]], summary:
     scores = {name: seeds for name, seeds in scores.items() if all(seed is not None for seed in seeds)}
     if not scores:
         return
+    images = {run["folder"]: one.images for name in scores for run, one in zip(runs[name], scores[name], strict=True)}
+    if len(set(images.values())) > 1:
+        counts = ", ".join(f"{folder}: {count}" for folder, count in images.items())
+        raise ValueError(f"evaluated on different images ({counts}); remove what is older, and it is evaluated anew")
     found = compare(scores, plan.reference, plan.higher_is_better)
     for name, interval in found.models.items():
         summary[name]["splits"][split]["interval"] = [_round(interval.low), _round(interval.high)]

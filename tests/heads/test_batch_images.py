@@ -1,11 +1,11 @@
-"""A batch of small images is shifted, mirrored, blanked, normalised and enlarged, each image by its own numbers."""
+"""A batch of small images is shifted, mirrored, normalised and enlarged, each image by its own numbers."""
 
 import pytest
 import torch
 from mmengine.logging import MessageHub
 
 from hybrid_dense.heads import BatchImages
-from hybrid_dense.heads.batch_images import blank_squares, shift_and_mirror
+from hybrid_dense.heads.batch_images import shift_and_mirror
 
 PLAIN = dict(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0])
 
@@ -47,29 +47,9 @@ def test_without_a_shift_images_are_only_mirrored():
         assert torch.equal(found, image) or torch.equal(found, image.flip(-1))
 
 
-def test_a_square_of_every_image_is_blank_and_nothing_else():
-    torch.manual_seed(1)
-    images = torch.rand(200, 3, 12, 16) + 1
-    blanked = blank_squares(images, 4)
-    whole = 0
-    for before, after in zip(images, blanked, strict=True):
-        gone = (after == 0).all(dim=0)
-        assert torch.equal((after == 0).any(dim=0), gone)
-        rows, columns = gone.any(dim=1).nonzero().flatten(), gone.any(dim=0).nonzero().flatten()
-        # A rectangle, of side 4 unless the edge of the image cuts it.
-        assert gone.sum() == len(rows) * len(columns) and 2 <= len(rows) <= 4 and 2 <= len(columns) <= 4
-        if len(rows) < 4:
-            assert 0 in rows or 11 in rows
-        if len(columns) < 4:
-            assert 0 in columns or 15 in columns
-        whole += len(rows) == len(columns) == 4
-        assert torch.equal(after[:, ~gone], before[:, ~gone])
-    assert whole > 80
-
-
 def test_in_a_test_images_are_normalised_and_enlarged_and_nothing_else():
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-    prepare = BatchImages(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 8.0], sizes=[48, 64], cutout=8)
+    prepare = BatchImages(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 8.0], sizes=[48, 64])
     batch = prepare(dict(inputs=images, labels=torch.tensor([1, 2])))
     mean, std = torch.tensor([10.0, 20.0, 30.0]), torch.tensor([2.0, 4.0, 8.0])
     wanted = torch.nn.functional.interpolate(
@@ -88,9 +68,15 @@ def test_a_training_goes_through_the_sizes_in_equal_stretches(hub, step, side):
     assert prepare(dict(inputs=images))["inputs"].shape[-2:] == (64, 64)
 
 
+def test_what_is_only_rehearsed_has_the_largest_size(hub):
+    hub.update_info_dict(dict(iter=0, max_iters=0))
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert BatchImages(**PLAIN, sizes=[32, 64])(dict(inputs=images), training=True)["inputs"].shape[-1] == 64
+
+
 def test_the_same_seed_gives_the_same_batch():
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
-    prepare = BatchImages(**PLAIN, sizes=[32], cutout=8)
+    prepare = BatchImages(**PLAIN, sizes=[32])
     batches = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)

@@ -35,7 +35,6 @@ def test_minutes_are_those_of_the_steps_and_a_figure_knows_when_it_was(log):
     history = read_history(work_dir, "mIoU")
     assert history.curve == [(1, 2.0, 30.0), (2, 5.0, 50.0)]
     assert (history.minutes, history.epochs, history.iterations, history.unit) == (5.0, 2, 40, "epoch")
-    assert history.figures == ("mIoU", "aAcc")
 
 
 def test_what_a_resumed_training_did_anew_counts_once(log):

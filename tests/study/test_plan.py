@@ -68,6 +68,13 @@ def test_fingerprint_is_of_what_decides_a_result(write, tmp_path):
     assert fingerprint(base.replace("num_workers=1", "num_workers=8") + "log_level = 'INFO'\n") == first
     assert fingerprint(base.replace("depth=1", "depth=2")) != first
     assert fingerprint(base.replace("'x'", "'y'")) != first
+    for more in (
+        "sync_bn = 'torch'",
+        "auto_scale_lr = dict(enable=True)",
+        "val_cfg = dict(fp16=True)",
+        "default_hooks = dict(checkpoint=dict(save_best='mIoU'))",
+    ):
+        assert fingerprint(f"{base}{more}\n") != first
 
 
 @pytest.mark.parametrize(

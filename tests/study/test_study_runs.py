@@ -14,6 +14,7 @@ import yaml
 from study_program import run_study
 
 from hybrid_dense.cli import CommandError, main
+from hybrid_dense.cli.evaluation_run import in_own_process
 from hybrid_dense.cli.study_runs import Study
 from hybrid_dense.engine import local_processes
 from hybrid_dense.study.plan import read_plan
@@ -173,7 +174,8 @@ def test_a_published_run_of_another_config_is_kept_and_named(folder, start, fini
     (folder / "toy.py").write_text("train_cfg = dict(max_epochs=9)\n")
     code, begun, said = finish(start())
     assert (code, begun) == (0, [])
-    assert said.count("was trained with another config") == 4
+    assert said.count("was trained with another config; to train it anew remove ") == 4
+    assert summary(folder)["hybrid"]["stale"] == [0, 1]
 
 
 @pytest.mark.parametrize("killed", ["study", "launcher"])
@@ -207,7 +209,8 @@ def test_the_end_of_its_time_stops_a_training(tmp_path):
             ticks.append(last_words(tmp_path / "console.log"))
 
         limit = time.monotonic() + 0.5
-        assert run_process(command, tmp_path / "console.log", lock, tick, limit, pause=0.1) == -signal.SIGTERM
+        ended = run_process(command, tmp_path / "console.log", lock, tick, limit, pause=0.1)
+    assert ended == (-signal.SIGTERM, signal.SIGTERM)
     assert ticks[-1] == "here"
 
 
@@ -216,7 +219,59 @@ def test_a_best_checkpoint_has_to_be_kept(folder, start, finish):
     (folder / "toy.yaml").write_text(yaml.safe_dump(dict(study, checkpoint="best"), sort_keys=False))
     code, begun, said = finish(start())
     assert (code, begun) == (2, [])
-    assert "toy.py keeps no best checkpoint; set default_hooks.checkpoint.save_best" in said
+    assert "toy.py keeps no checkpoint of the best mIoU; set default_hooks.checkpoint.save_best='mIoU'" in said
+
+
+def test_published_figures_are_not_given_another_name(folder, start, finish):
+    finish(start())
+    before, study = summary(folder), yaml.safe_load((folder / "toy.yaml").read_text())
+    for changes, says in (
+        (dict(checkpoint="best"), "mIoU val best checkpoint on val"),
+        (dict(metric="mAcc"), "mAcc val final checkpoint on val"),
+        (dict(splits=["val", "test"]), "mIoU val final checkpoint on val, test"),
+    ):
+        (folder / "toy.yaml").write_text(yaml.safe_dump({**study, **changes}, sort_keys=False))
+        code, begun, said = finish(start())
+        assert (code, begun, summary(folder)) == (2, [], before)
+        assert "seed0 was published as mIoU val final checkpoint on val; " in said
+        assert f"toy.yaml says {says}; remove the folder, and it is evaluated anew" in said
+
+
+def test_a_later_start_adds_its_commit_and_machine(folder, start, finish):
+    finish(start("--kill-parent-at", "3"))
+    wait_until_free(folder)
+    file = folder / "work/toy/hybrid/seed0/study.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(state, commit="older", machine="another, 1 core")))
+    assert not (folder / "work/toy/cnn/seed0/study.json").exists()  # whose training has not begun
+    finish(start())
+    metrics = json.loads((folder / "results/toy/hybrid/seed0/metrics.json").read_text())
+    assert metrics["commit"] == f"older; {state['commit']}"
+    assert metrics["machine"] == f"another, 1 core; {state['machine']}"
+
+
+def test_an_evaluation_ends_with_its_study(tmp_path):
+    def study():
+        in_own_process(tmp_path / "log", sleep_and_tell, tmp_path / "pid")
+
+    process = multiprocessing.get_context("fork").Process(target=study)
+    process.start()
+    for _ in range(600):
+        if (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text():
+            break
+        time.sleep(0.05)
+    worker = int((tmp_path / "pid").read_text())
+    process.kill()
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{worker}"):
+            return
+        time.sleep(0.05)
+    raise AssertionError("an evaluation runs on without its study")
+
+
+def sleep_and_tell(file):
+    file.write_text(str(os.getpid()))
+    time.sleep(60)
 
 
 def test_more_processes_than_gpus_are_refused_before_anything_is_trained(folder, monkeypatch):

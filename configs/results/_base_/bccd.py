@@ -59,6 +59,6 @@ custom_hooks = [
     _base_.average,
     dict(type="PipelineSwitchHook", switch_epoch=30, switch_pipeline=later_pipeline),
 ]
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=3, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=25, ignore_last=False), checkpoint=dict(interval=3, max_keep_ckpts=1))
 randomness = dict(seed=0)
 del size, load, annotate, _, flip, pack, large, later_pipeline, common

@@ -48,6 +48,6 @@ custom_hooks = [
     _base_.average,
     dict(type="mmdet.PipelineSwitchHook", switch_epoch=40, switch_pipeline=later_pipeline),
 ]
-default_hooks = dict(logger=dict(interval=46), checkpoint=dict(interval=3, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=46, ignore_last=False), checkpoint=dict(interval=3, max_keep_ckpts=1))
 randomness = dict(seed=0)
 del small, large, later_pipeline, common

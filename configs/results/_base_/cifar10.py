@@ -46,5 +46,6 @@ param_scheduler = [
     dict(_base_.param_scheduler[0], end=600),
     dict(_base_.param_scheduler[1], end=epochs, T_max=epochs),
 ]
-default_hooks = dict(logger=dict(interval=100), checkpoint=dict(save_best=None, max_keep_ckpts=1))
+log_processor = dict(window_size=100)
+default_hooks = dict(logger=dict(interval=100, ignore_last=False), checkpoint=dict(save_best=None, max_keep_ckpts=1))
 randomness = dict(seed=0)
