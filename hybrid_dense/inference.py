@@ -15,6 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -95,9 +96,10 @@ class Predictor:
             raise ValueError(f"batch_size {batch_size} is not a positive number of images")
         device = _choose_device(device)
         config = locate(config) if isinstance(config, (str, Path)) else config
-        if weights is None and is_exported(config):
-            weights = read_checkpoint(config)
-            config = read_card(weights.meta.get("card"), config).config
+        if is_exported(config):
+            exported = read_checkpoint(config)
+            config = read_card(exported.meta.get("card"), config).config
+            weights = exported if weights is None else weights
         config = _read_config(config)
         with _scope(config):
             fill_channels(config)
@@ -106,7 +108,8 @@ class Predictor:
         self.config = config
         self.score_threshold = score_threshold
         self.batch_size = batch_size
-        self._read_file, self._prepare = _build_pipeline(config)
+        reader, self._prepare = _build_pipeline(config)
+        self._read_file, self._reads_gray = reader.transform, reader.color_type == "grayscale"
         self.model = _build_model(config)
         if checkpoint is None:
             initialise(self.model)
@@ -162,7 +165,8 @@ class Predictor:
 
     def _read(self, image) -> Image:
         if not isinstance(image, (str, Path)):
-            return Image(_to_bgr(_to_array(image)), None)
+            pixels = _to_bgr(_to_array(image))
+            return Image(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY) if self._reads_gray else pixels, None)
         if not Path(image).is_file():
             raise FileNotFoundError(f"no such image: {image}")
         try:
@@ -170,21 +174,29 @@ class Predictor:
         except Exception as error:  # each decoder has its own ways to fail, and only the system's errors say more
             reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
             raise UnreadableImageError(f"{image} is not an image that can be read{reason}") from None
+        if pixels.dtype != np.uint8:
+            raise UnreadableImageError(f"{image} has {pixels.dtype} pixels; only 8 bits a channel can be predicted")
         return Image(pixels, str(image))
 
     def _predict(self, images: list[Image]) -> list[Prediction]:
         """One pass through the model, for images of one size."""
         from mmengine.dataset import pseudo_collate
 
-        # img_id, because some configs ask for it in their meta keys.
-        samples = [self._prepare({"img": image.pixels, "img_id": 0}) for image in images]
+        try:
+            # img_id, because some configs ask for it in their meta keys.
+            samples = [self._prepare({"img": image.pixels, "img_id": 0}) for image in images]
+            with torch.inference_mode():
+                outputs = self.model.test_step(pseudo_collate(samples))
+        except ValueError as error:
+            named = ", ".join(image.path for image in images if image.path)
+            raise ValueError(f"{named}: {error}" if named else str(error)) from error
         with torch.inference_mode():
-            outputs = self.model.test_step(pseudo_collate(samples))
             return [self._to_prediction(image, output) for image, output in zip(images, outputs, strict=True)]
 
     def _to_prediction(self, image: Image, output) -> Prediction:
         """An mmdet or mmseg data sample as a `Prediction`."""
-        found = {"image": _to_rgb(image), "class_names": self.class_names, "path": image.path}
+        # The exchange of channels is its own inverse.
+        found = {"image": _to_bgr(image.pixels), "class_names": self.class_names, "path": image.path}
         if "pred_instances" in output:
             instances = output.pred_instances
             instances = instances[instances.scores >= self.score_threshold]
@@ -225,7 +237,7 @@ def list_images(images) -> Iterable:
 def _is_one_image(image) -> bool:
     if isinstance(image, (str, Path)):
         return not Path(image).is_dir()
-    return isinstance(image, np.ndarray) or not isinstance(image, Iterable)
+    return isinstance(image, (np.ndarray, Tensor)) or not isinstance(image, Iterable)
 
 
 def _to_array(image) -> np.ndarray:
@@ -239,8 +251,10 @@ def _to_array(image) -> np.ndarray:
         raise TypeError(f"an image is a path, a uint8 RGB array or a PIL image, not {type(image).__name__}")
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"PIL image of mode {image.mode} has more than 8 bits a channel; convert it to RGB first")
-    # The hosts' file loader turns photographs upright as well.
-    return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    try:  # PIL reads the pixels only now; and the hosts' file loader turns photographs upright as well
+        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    except OSError as error:
+        raise UnreadableImageError(f"a PIL image cannot be read: {error}") from None
 
 
 def _to_bgr(image: np.ndarray) -> np.ndarray:
@@ -251,13 +265,6 @@ def _to_bgr(image: np.ndarray) -> np.ndarray:
     if channels == 1:
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     return np.ascontiguousarray(image[..., 2::-1])
-
-
-def _to_rgb(image: Image) -> np.ndarray:
-    pixels = image.pixels
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{image.path} has {pixels.dtype} pixels; only images of 8 bits a channel can be predicted")
-    return _to_bgr(pixels)  # the exchange of channels is its own inverse
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
@@ -323,7 +330,7 @@ def _build_pipeline(config):
     """The config's test pipeline in two: one that reads a file, one that prepares the pixels for the model.
 
     Returns:
-        Two callables from dict to dict: `img_path` to `img`, and `img` to `inputs` and `data_samples`.
+        The transform from `img_path` to `img`, and a callable from `img` to `inputs` and `data_samples`.
     """
     from mmcv.transforms import Compose, LoadAnnotations, LoadImageFromFile
     from mmengine.registry import TRANSFORMS
@@ -343,7 +350,7 @@ def _build_pipeline(config):
         raise ValueError("the config's test pipeline has no LoadImageFromFile, so nothing says how to read an image")
     # Pixels go to float in the second part; and images come from this machine, wherever the data set is.
     reader.to_float32, reader.backend_args, reader.file_client_args = False, None, None
-    return reader.transform, Compose(prepare)
+    return reader, Compose(prepare)
 
 
 def _find_class_names(config, trained_on: tuple[str, ...], count: int | None) -> tuple[str, ...]:

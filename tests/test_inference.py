@@ -194,6 +194,52 @@ def test_gray_image_is_three_equal_channels(detector):
     assert_same(detector(gray), detector(np.dstack([gray] * 3)))
 
 
+@pytest.fixture(scope="module")
+def gray_segmentor(tmp_path_factory) -> Predictor:
+    """A model of one channel, whose pipeline reads gray files."""
+    config = fcn()
+    config["model"]["backbone"]["in_channels"] = 1
+    config["model"]["data_preprocessor"] = dict(type="SegDataPreProcessor", size=(64, 64), mean=[120.0], std=[60.0])
+    config["test_pipeline"][0]["color_type"] = "grayscale"
+    folder = tmp_path_factory.mktemp("gray")
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(Config(config).model)
+    torch.save({"state_dict": model.state_dict()}, folder / "gray.pth")
+    return Predictor(config, folder / "gray.pth", device="cpu")
+
+
+def test_a_model_of_one_channel_takes_arrays_and_pil_images_as_it_takes_files(gray_segmentor, tmp_path):
+    gray = picture()[..., 0]
+    PIL.Image.fromarray(gray).save(tmp_path / "gray.png")
+    from_file = gray_segmentor(tmp_path / "gray.png")
+    assert_same(gray_segmentor(gray), from_file)
+    assert_same(gray_segmentor(PIL.Image.open(tmp_path / "gray.png")), from_file)
+    PIL.Image.fromarray(picture()).save(tmp_path / "colours.png")
+    from_colours = gray_segmentor(tmp_path / "colours.png").image
+    assert_allclose(gray_segmentor(picture()).image.astype(int), from_colours, atol=1)  # libpng rounds in its own way
+
+
+def test_a_list_skips_what_pil_cannot_read(detector, tmp_path):
+    PIL.Image.fromarray(picture()).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    images = [PIL.Image.open(tmp_path / "cut.png"), picture()]
+    with pytest.warns(SkippedImageWarning, match="skipped: a PIL image cannot be read"):
+        assert len(detector(images)) == 1
+
+
+def test_what_the_model_refuses_is_named(detector, tmp_path, monkeypatch):
+    PIL.Image.fromarray(picture()).save(tmp_path / "small.png")
+
+    def refuse(_):
+        raise ValueError("too small")
+
+    monkeypatch.setattr(detector, "_prepare", refuse)
+    with pytest.raises(ValueError, match=r"small\.png: too small"):
+        detector(tmp_path / "small.png")
+    with pytest.raises(ValueError, match="^too small"):
+        detector(picture())
+
+
 def test_rotated_photograph_is_turned_upright(detector, tmp_path):
     path = tmp_path / "rotated.jpg"
     exif = PIL.Image.Exif()
@@ -318,6 +364,8 @@ def test_images_that_are_refused(detector, tmp_path):
         detector(PIL.Image.fromarray(np.zeros((8, 8), np.uint16)))
     with pytest.raises(TypeError, match="not int"):
         detector(3)
+    with pytest.raises(TypeError, match="an image is a path, a uint8 RGB array or a PIL image, not Tensor"):
+        detector(torch.zeros(3, 8, 8))
 
 
 def test_settings_that_are_refused(detector_weights, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -92,15 +94,15 @@ class InterleavedResNeXtViT(HybridBackbone):
 class AttentionInPlace(nn.Module):
     """Self-attention with rotary positions in place of a 3×3 convolution.
 
-    (b, c, h, w) to (b, c, ⌈h/stride⌉, ⌈w/stride⌉). Heads have 64 channels; a stride averages what was attended
-    to.
+    (b, c, h, w) to (b, c, ⌈h/stride⌉, ⌈w/stride⌉). Heads have about 64 channels; a stride averages what was
+    attended to.
     """
 
     def __init__(self, replaced: nn.Conv2d, attention: str):
         super().__init__()
         channels = replaced.in_channels
         self.stride = replaced.stride[0]
-        self.attn = GridAttention(channels, heads=max(channels // 64, 1), attention=attention)
+        self.attn = GridAttention(channels, heads=math.gcd(channels, max(channels // 64, 1)), attention=attention)
 
     def forward(self, features: Tensor) -> Tensor:
         size = tuple(features.shape[-2:])

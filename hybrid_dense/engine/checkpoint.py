@@ -188,6 +188,9 @@ def _pick_weights(path: Path, content: Mapping, ema: bool) -> OrderedDict[str, T
     weights = OrderedDict((name, value) for name, value in found.items() if isinstance(value, Tensor))
     if not weights:
         raise ValueError(f"{path} is not a checkpoint: no weights in it, only: {some_of(list(found))}")
+    odd = next((name for name, value in weights.items() if not _is_plain(value)), None)
+    if odd is not None:
+        raise ValueError(f"{path} is no checkpoint of a model: {odd} is not a dense tensor of real numbers")
     # Copies, because the tensors may still be the mapped file, which a training run may overwrite at any time.
     # A small file may claim huge tensors, by a stride of 0; their copies would not fit into the memory.
     claimed = next((n for n, v in weights.items() if v.numel() * v.element_size() > v.untyped_storage().nbytes()), None)
@@ -197,6 +200,11 @@ def _pick_weights(path: Path, content: Mapping, ema: bool) -> OrderedDict[str, T
     if hasattr(found, "_metadata"):  # versions that modules consult to read their older layouts
         weights._metadata = OrderedDict((_strip(f"{name}.")[:-1], v) for name, v in found._metadata.items())
     return weights
+
+
+def _is_plain(value: Tensor) -> bool:
+    stored = value.layout == torch.strided and not (value.is_meta or value.is_nested)
+    return stored and not (value.is_quantized or value.is_complex())
 
 
 def _strip(name: str) -> str:

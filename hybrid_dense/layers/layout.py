@@ -30,7 +30,9 @@ class ChannelsFirst(torch.autograd.Function):
 
 
 def _copies_slowly(features: Tensor) -> bool:
-    return features.device.type == "cpu" and not torch.compiler.is_compiling()
+    # Where a graph is recorded, the loop over the images would become part of it.
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return features.device.type == "cpu" and not recorded
 
 
 def _turn(matrices: Tensor) -> Tensor:

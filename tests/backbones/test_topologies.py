@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import hybrid_dense
-from hybrid_dense.backbones.interleaved import plan_runs
+from hybrid_dense.backbones.interleaved import AttentionInPlace, plan_runs
 from hybrid_dense.layers.position import resample_positions
 from hybrid_dense.layers.resample import to_stride
 
@@ -161,6 +161,14 @@ def test_attention_in_the_bottleneck_replaces_every_3x3_of_the_last_stage_and_no
 
 
 @torch.no_grad()
+def test_attention_in_the_bottleneck_fits_any_width():
+    variant = dict(cnn=dict(blocks=(1, 1, 1, 1), width=28), vit="pico")
+    backbone = build("InterleavedResNeXtViT", attend_in="bottleneck", variant=variant)
+    (replaced,) = (m for m in backbone.modules() if isinstance(m, AttentionInPlace))
+    assert replaced.attn.heads == 1  # three do not divide 224 channels
+    assert backbone(torch.randn(1, 3, 64, 64))[-1].isfinite().all()
+
+
 def test_attention_in_the_bottleneck_sees_the_whole_map():
     backbone = build("InterleavedResNeXtViT", attend_in="bottleneck")
     features = torch.randn(1, 256, 9, 13)

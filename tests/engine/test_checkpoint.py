@@ -285,6 +285,19 @@ def test_an_array_of_numbers_that_pass_for_addresses_of_objects_is_refused(tmp_p
             read_checkpoint(tmp_path / "forged.pth")
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr(), torch.eye(2, device="meta"), torch.eye(2) * 1j],
+    ids=["sparse", "csr", "meta", "complex"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_tensors_that_no_model_holds_are_refused(tmp_path, weight):
+    torch.save({"fine": torch.ones(1), "odd": weight}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="odd is not a dense tensor of real numbers") as error:
+        read_checkpoint(tmp_path / "odd.pth")
+    assert "\n" not in str(error.value)
+
+
 def test_a_small_file_that_claims_huge_weights_is_refused(tmp_path):
     torch.save({"w": torch.ones(1).expand(10**12)}, tmp_path / "huge.pth")
     with pytest.raises(ValueError, match="w claims more values than the file holds"):

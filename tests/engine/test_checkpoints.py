@@ -521,6 +521,13 @@ def test_early_stopping_goes_on_counting(tmp_path):
     assert runner.epoch == 5
 
 
+def test_a_best_one_that_never_came_is_not_published(tmp_path):
+    options = dict(save_best=["acc", "other"], rule="greater", published_keys=["meta", "state_dict"])
+    train(tmp_path, 2, scores=Scores(), checkpoint=options)
+    published = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*-*.pth"))
+    assert published == ["best_acc_epoch_2", "epoch_2"]
+
+
 def test_published_ones_are_named_by_their_own_hash(tmp_path):
     options = dict(save_best="auto", published_keys=["meta", "state_dict"])
     train(tmp_path, 2, scores=Scores(), checkpoint=options)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.datasets.samplers import AspectRatioBatchSampler  # noqa: F401  (registers mmdet's samplers)
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -52,6 +52,22 @@ class Images(torch.utils.data.Dataset):
 
     def get_data_info(self, index):
         return dict(width=1, height=2)
+
+
+class Batches:
+    """As mmdet's of several data sets, whose size is a list; or one that has none."""
+
+    sampler = None
+
+    def __init__(self, sizes):
+        if sizes:
+            self.batch_size = sizes
+
+    def __len__(self):
+        return STEPS
+
+    def __iter__(self):
+        return iter([list(range(BATCH))] * STEPS)
 
 
 class Nothing(BaseMetric):
@@ -197,6 +213,18 @@ def test_batch_samplers_are_understood(runner, capsys, clock):
     capsys.readouterr()
     run.train()
     assert {line[4] for line in plain_lines(capsys)} == {"8.0"}
+
+
+@pytest.mark.parametrize(("sizes", "speed"), [([3, 5], "16.0"), (None, None)])
+def test_batch_samplers_of_several_data_sets_and_of_no_size_are_too(runner, capsys, clock, sizes, speed):
+    batches = Batches(sizes)
+    run = runner()
+    run.train_loop.dataloader = torch.utils.data.DataLoader(Images(), batch_sampler=batches, collate_fn=pseudo_collate)
+    run.model.event = lambda step: setattr(clock, "now", clock.now + 0.5)
+    capsys.readouterr()
+    run.train()
+    said = capsys.readouterr().err
+    assert said.count("images/s") == (2 * STEPS if speed else 0) and (speed or "loss") in said
 
 
 def test_training_by_iterations(runner, capsys):

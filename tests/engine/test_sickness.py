@@ -118,6 +118,31 @@ def test_what_it_saved_meets_the_same_batch_again(tmp_path):
     assert runner.iter == 8
 
 
+def test_so_it_does_in_the_first_iteration_of_a_training_without_a_seed(tmp_path):
+    def train(name, **options):
+        sampler = dict(type="DefaultSampler", shuffle=True)
+        images = training.Images({"all": {"nan": True}})
+        loader = dict(dataset=images, batch_size=2, num_workers=0, sampler=sampler, collate_fn=training.pseudo_collate)
+        options |= dict(hooks=[hook()], train_dataloader=loader, randomness=dict(seed=None))
+        runner = training.build(tmp_path / name, **options)
+        return re.search("at iteration 1; images: (.*?);", run_until_stopped(runner))[1]
+
+    first = train("first")
+    state = str(tmp_path / "first/sick/iter_1/state.pth")
+    assert [train(f"again{number}", resume=True, load_from=state) for number in range(3)] == [first] * 3
+
+
+def test_a_resumed_training_has_not_forgotten_its_skips(tmp_path):
+    marks = {"all": {"factor": float("inf")}}
+    options = dict(marks=marks, interval=2, hooks=[hook(on_nonfinite="skip", max_skips=5)])
+    options["train_cfg"] = dict(type="ExactIterLoop", max_iters=4)
+    checkpoint = dict(checkpoint=dict(type="AtomicCheckpointHook", interval=2, by_epoch=False))
+    training.build(tmp_path, default_hooks=checkpoint, **options).train()
+    options["train_cfg"] = dict(type="ExactIterLoop", max_iters=9)
+    resumed = training.build(tmp_path, default_hooks=checkpoint, resume=True, **options)
+    assert "6 steps could not be taken, more than max_skips=5" in run_until_stopped(resumed)
+
+
 def test_skipping_goes_on_and_the_log_stays_finite(tmp_path):
     runner = training.build(tmp_path, marks=NAN, hooks=[hook(on_nonfinite="skip")], epochs=2)
     runner.train()

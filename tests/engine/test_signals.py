@@ -11,7 +11,7 @@ import watched_training as training
 from mmengine.runner import FlexibleRunner, Runner
 
 from hybrid_dense.engine.checkpoint import safe_load
-from hybrid_dense.engine.hooks import signals
+from hybrid_dense.engine.hooks import AtomicCheckpointHook, signals
 from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import TrainingStopped
 
@@ -208,6 +208,21 @@ def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path):
     with pytest.raises(TrainingStopped):
         other.train()
     assert [path.name for path in (tmp_path / "other").glob("*.pth")] == ["epoch_1.pth"]
+
+
+def test_nor_is_one_of_the_same_iteration(tmp_path, monkeypatch):
+    hook = dict(checkpoint=dict(type="AtomicCheckpointHook", by_epoch=False, interval=2))
+    written, write = [], AtomicCheckpointHook._write
+
+    def note(self, runner, name, *arguments, **options):
+        written.append(name)
+        write(self, runner, name, *arguments, **options)
+
+    monkeypatch.setattr(AtomicCheckpointHook, "_write", note)
+    runner = training.build(tmp_path, hooks=[Signal(4), dict(type="SignalHook")], default_hooks=hook)
+    with pytest.raises(TrainingStopped):
+        runner.train()
+    assert written == ["iter_2.pth", "iter_4.pth"]
 
 
 def test_without_our_checkpoint_hook_it_saves_too(tmp_path):

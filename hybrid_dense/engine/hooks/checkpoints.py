@@ -150,8 +150,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remove(outdated)
 
     @master_only
-    def _publish_model(self, runner, ckpt_path: str) -> None:
+    def _publish_model(self, runner, ckpt_path: str | None) -> None:
         """Save the `published_keys` of a checkpoint under a name that ends in the file's own hash."""
+        if ckpt_path is None:  # the best by a figure that never came
+            return
         path = Path(ckpt_path)
         if not path.is_file():
             runner.logger.warning(f"{path} is not published: it is no file on this machine")

@@ -56,10 +56,9 @@ class ExactResumeHook(Hook):
             print_log(
                 f"nothing left to train: the checkpoint is at iteration {runner.iter} of {runner.max_iters}", "current"
             )
-        # Weights to start from, and not a training to resume, leave the loop at 0.
-        if runner.epoch == runner.iter == 0:
+        # Weights to start from are no training to resume; one that is may stand at 0, before a sick first batch.
+        if loaded is None or not (runner._resume or runner.iter):
             return
-        loaded = loaded or {}
         runner.train_loop.take_up(loaded.get("sampler"))
         if "random_states" in loaded:
             restore_random_states(loaded["random_states"])

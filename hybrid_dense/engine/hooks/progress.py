@@ -71,8 +71,9 @@ class RichProgressHook(Hook):
         if runner.rank != 0:
             return
         loader = runner.train_dataloader if stage == "train" else runner.test_dataloader
-        # With a batch sampler the loader has no batch size of its own.
-        self.images_per_step = (loader.batch_sampler or loader).batch_size * runner.world_size
+        # With a batch sampler the loader has no batch size of its own; one of several data sets has one for each.
+        size = getattr(loader.batch_sampler or loader, "batch_size", None) or 0
+        self.images_per_step = (sum(size) if isinstance(size, (list, tuple)) else size) * runner.world_size
         self.stage, self.last_time, self.last_line, self.rate = stage, time.perf_counter(), time.perf_counter(), None
         self.quieted = [
             (handler, handler.level)
@@ -103,7 +104,8 @@ class RichProgressHook(Hook):
         seconds, self.last_time = now - self.last_time, now
         # A validation between two steps is not the speed of a step: the average forgets it slowly on purpose.
         self.rate = seconds if self.rate is None else 0.95 * self.rate + 0.05 * min(seconds, 5 * self.rate)
-        details = f"{details}  {self.images_per_step / self.rate:.1f} images/s  {_peak_memory()}"
+        speed = f"{self.images_per_step / self.rate:.1f} images/s  " if self.images_per_step else ""
+        details = f"{details}  {speed}{_peak_memory()}"
         self.progress.update(self.task, advance=1, details=details)
         if self.progress.disable and now - self.last_line > self.line_seconds:
             self.last_line = now

@@ -79,6 +79,13 @@ class SicknessHook(Hook):
         self.last_images: list[str] | None = None
         self.last_report = -SPIKE_WINDOW
 
+    def state_dict(self) -> dict:
+        return dict(skips=self.skips, losses=list(self.losses), last_report=self.last_report)
+
+    def load_state_dict(self, state: dict) -> None:
+        self.skips, self.last_report = state["skips"], state["last_report"]
+        self.losses = deque(state["losses"], maxlen=SPIKE_WINDOW)
+
     def before_train(self, runner) -> None:
         self.guarded = isinstance(runner.optim_wrapper, GuardedOptimWrapper)
         if self.guarded:

@@ -187,7 +187,8 @@ def save_checkpoint(runner, iterations: int) -> Path:
     hook = next((hook for hook in runner.hooks if hasattr(hook, "save_now")), None)
     if hook is not None:
         latest = Path(getattr(hook, "last_ckpt", None) or "")
-        if latest.name in (f"epoch_{runner.epoch}.pth", f"iter_{iterations}.pth") and runner.iter == iterations:
+        epoch_ended = runner.iter == iterations  # within one, the runner has not counted this iteration yet
+        if latest.name == f"iter_{iterations}.pth" or (epoch_ended and latest.name == f"epoch_{runner.epoch}.pth"):
             return latest
         return hook.save_now(runner, iterations)
     name = f"iter_{iterations}.pth"
