@@ -11,11 +11,11 @@ from hybrid_dense.archs import NUM_STAGES, FeatureSpec
 from hybrid_dense.backbones.base import HybridBackbone, into_cnn
 from hybrid_dense.fusion.add import AddBridge
 from hybrid_dense.layers.attention import GridAttention
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.layout import contiguous_maps
 from hybrid_dense.layers.position import Rotation
 from hybrid_dense.layers.resample import to_stride
 from hybrid_dense.trunks import ResNeXt
-from hybrid_dense.trunks.vit import check_choice
 
 ATTEND_IN = ("stages", "bottleneck")
 # The entry of a stage's features into the tokens is no fusion and starts as any layer of the ViT.

@@ -7,13 +7,14 @@ from mmengine.registry import MODELS
 
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.add import AddFusion
-from hybrid_dense.fusion.base import Fusion, check_direction
+from hybrid_dense.fusion.base import DIRECTIONS, Fusion
 from hybrid_dense.fusion.channel_attention import ChannelAttentionFusion
 from hybrid_dense.fusion.concat import ConcatFusion
 from hybrid_dense.fusion.cross_attention import CrossAttentionFusion
 from hybrid_dense.fusion.deformable import DeformableFusion
 from hybrid_dense.fusion.gated import GatedFusion
 from hybrid_dense.fusion.identity import IdentityFusion
+from hybrid_dense.layers.choices import check_choice
 
 __all__ = [
     "AddFusion",
@@ -46,7 +47,7 @@ def check_rule(rule: dict) -> dict:
         raise ValueError(
             f"unknown fusion {name!r}, did you mean {near!r}? fusion is dict(type=…), one of {list_fusions()}"
         )
-    check_direction(rule.get("direction", "both"))
+    check_choice("fusion direction", rule.get("direction", "both"), DIRECTIONS)
     known = inspect.signature(found).parameters.keys() - {"conv", "grid"}
     for option in rule.keys() - {"type"} - known:
         raise ValueError(f"{found.__name__} has no option {option!r}; it takes {', '.join(sorted(known))}")

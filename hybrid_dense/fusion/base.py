@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hybrid_dense.archs import FeatureSpec
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.norm import LayerNorm2d
 from hybrid_dense.layers.pointwise import PointwiseConv2d
 from hybrid_dense.layers.resample import to_stride
@@ -69,11 +70,6 @@ class Bridge(nn.Module, ABC):
     def forward(self, target: Tensor, source: Tensor) -> Tensor: ...
 
 
-def check_direction(direction: str) -> None:
-    if direction not in DIRECTIONS:
-        raise ValueError(f"fusion direction {direction!r} is not one of {', '.join(DIRECTIONS)}")
-
-
 class Fusion(nn.Module):
     """Join a CNN feature map and the ViT's grid: ``(conv, grid) -> (conv', grid')``, same shapes out as in.
 
@@ -90,7 +86,7 @@ class Fusion(nn.Module):
 
     def __init__(self, conv: FeatureSpec, grid: FeatureSpec, direction: str = "both"):
         super().__init__()
-        check_direction(direction)
+        check_choice("fusion direction", direction, DIRECTIONS)
         self.direction = direction
         self.to_cnn = self.bridge(conv, grid, INTO_CNN_STD) if direction != "to_vit" else None
         self.to_vit = self.bridge(grid, conv, INTO_VIT_STD) if direction != "to_cnn" else None

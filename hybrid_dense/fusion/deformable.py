@@ -7,7 +7,7 @@ from torch import Tensor
 from hybrid_dense.archs import FeatureSpec
 from hybrid_dense.fusion.base import Fusion, projection
 from hybrid_dense.fusion.query import QueryBridge
-from hybrid_dense.layers.deformable import DeformableAttention, cell_centres
+from hybrid_dense.layers.deformable import DeformableAttention, cell_centres, tokens
 from hybrid_dense.layers.resample import to_stride
 
 SCALES = (1, 2, 4)
@@ -35,11 +35,6 @@ class DeformableBridge(QueryBridge):
         cells = torch.cat([tokens(level) for level in levels], dim=1)
         answer = self.attention(tokens(query), cells, shapes, reference)
         return answer.unflatten(1, size).permute(0, 3, 1, 2)
-
-
-def tokens(features: Tensor) -> Tensor:
-    """(b, c, h, w) to (b, h·w, c), row by row; a view of a channels_last map."""
-    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 @MODELS.register_module()

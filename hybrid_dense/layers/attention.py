@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.position import Rotation
 from hybrid_dense.layers.windows import WindowPlan
 
@@ -93,8 +94,7 @@ class GridAttention(nn.Module):
             raise ValueError(f"{heads} attention heads do not divide {dim} channels; use a multiple of {heads}")
         if window < 0:
             raise ValueError(f"attention window {window} is negative; 0 attends globally")
-        if attention not in ATTENTION_FORMS:
-            raise ValueError(f"attention {attention!r} is not one of {', '.join(ATTENTION_FORMS)}")
+        check_choice("attention", attention, ATTENTION_FORMS)
         self.heads = heads
         self.channels = dim // heads
         self.window = window

@@ -80,6 +80,11 @@ class DeformableAttention(nn.Module):
         return deformable_attention(value.reshape(batch, length, self.heads, -1), shapes, locations, weights)
 
 
+def tokens(features: Tensor) -> Tensor:
+    """(b, c, h, w) to (b, h·w, c), row by row; a view of a channels_last map."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def ring(heads: int, points: int) -> Tensor:
     """Offsets in cells, (heads, points, 2): head i looks into direction i, point k lies on the square of radius k."""
     angles = torch.arange(heads) * (2 * math.pi / heads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from hybrid_dense.archs import CNN_STRIDES
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.layout import contiguous_maps
 from hybrid_dense.necks.convs import CONVS, NORMS, convolution
 
@@ -54,9 +55,9 @@ class Neck(BaseModule, ABC):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        choose("extra_levels", extra_levels, EXTRA_LEVELS)
-        choose("conv", conv, CONVS)
-        choose("norm", norm, NORMS)
+        check_choice("extra_levels", extra_levels, EXTRA_LEVELS)
+        check_choice("conv", conv, CONVS)
+        check_choice("norm", norm, NORMS)
         if isinstance(in_channels, (int, str)):
             raise ValueError(f"in_channels {in_channels!r} is no list; set neck.in_channels to a number for each map")
         self.in_channels = tuple(in_channels)
@@ -127,16 +128,11 @@ class Neck(BaseModule, ABC):
                     )
 
 
-def choose(name: str, value: object, known: Collection) -> None:
-    if value not in known:
-        raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, known))}")
-
-
 def levels_from(in_channels: Sequence[int], start_level: int) -> Sequence[int]:
     """Those of the inputs that are used.
 
     Raises:
         ValueError: there are none.
     """
-    choose("start_level", start_level, range(len(in_channels)))
+    check_choice("start_level", start_level, range(len(in_channels)))
     return in_channels[start_level:]

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from hybrid_dense.layers.deformable import DeformableAttention, cell_centres
+from hybrid_dense.layers.choices import check_choice
+from hybrid_dense.layers.deformable import DeformableAttention, cell_centres, tokens
 from hybrid_dense.layers.position import sine_positions
 from hybrid_dense.layers.recompute import recompute
-from hybrid_dense.necks.base import Neck, choose, levels_from
+from hybrid_dense.necks.base import Neck, levels_from
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -81,7 +82,7 @@ class DeformableEncoderNeck(Neck):
     ):
         super().__init__(in_channels, norm=norm, **options)
         channels, dim = levels_from(self.in_channels, self.start_level), self.out_channels
-        choose("attention_levels", attention_levels, range(1, len(channels) + 1))
+        check_choice("attention_levels", attention_levels, range(1, len(channels) + 1))
         if dim % heads or dim % 4:
             raise ValueError(f"out_channels {dim} is not a multiple of 4 and of {heads} heads; set neck.heads")
         self.fine_levels = len(channels) - attention_levels
@@ -126,11 +127,6 @@ class DeformableEncoderNeck(Neck):
             cells = layer(cells, positions.to(cells.dtype), shapes, reference)
         levels = cells.split([height * width for height, width in shapes], dim=1)
         return [level.unflatten(1, size).permute(0, 3, 1, 2) for level, size in zip(levels, shapes, strict=True)]
-
-
-def tokens(features: Tensor) -> Tensor:
-    """(b, c, h, w) to (b, h·w, c), row by row."""
-    return features.flatten(2).transpose(1, 2)
 
 
 def enlarge(features: Tensor, factor: int, size: tuple[int, int]) -> Tensor:

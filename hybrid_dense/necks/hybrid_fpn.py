@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from hybrid_dense.necks.base import Neck, choose, levels_from
+from hybrid_dense.layers.choices import check_choice
+from hybrid_dense.necks.base import Neck, levels_from
 from hybrid_dense.necks.merges import MERGES
 
 
@@ -26,7 +27,7 @@ class HybridFPN(Neck):
 
     def __init__(self, in_channels: Sequence[int], bottom_up: bool = False, merge: str = "add", **options):
         super().__init__(in_channels, **options)
-        choose("merge", merge, MERGES)
+        check_choice("merge", merge, MERGES)
         channels, width = levels_from(self.in_channels, self.start_level), self.out_channels
         steps = range(len(channels) - 1)
         strides = self.strides[self.start_level :]

@@ -8,8 +8,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from hybrid_dense.archs import CNN_STRIDES
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.pyramid import GridPyramid
-from hybrid_dense.necks.base import Neck, choose
+from hybrid_dense.necks.base import Neck
 
 GRID_STRIDE = 16
 
@@ -41,7 +42,7 @@ class SimplePyramid(Neck):
         maps = len(channels)
         if in_index is None:
             in_index = 2 if maps == 4 else maps - 1
-        choose("in_index", in_index, range(-maps, maps))
+        check_choice("in_index", in_index, range(-maps, maps))
         in_index %= maps
         if strides is None:
             strides = [max(GRID_STRIDE * 2**level // 2**in_index, 1) for level in range(maps)]
@@ -50,7 +51,7 @@ class SimplePyramid(Neck):
             raise ValueError(
                 f"map {in_index} of strides {list(self.strides)} is not at stride {GRID_STRIDE}; set neck.in_index"
             )
-        choose("start_level", self.start_level, range(len(CNN_STRIDES)))
+        check_choice("start_level", self.start_level, range(len(CNN_STRIDES)))
         self.in_index = in_index
         self.grid = GridPyramid(channels[in_index], self.start_level)
         channels = [feature.channels for feature in self.grid.features]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybrid_dense.archs import NUM_STAGES, CNNArch, FeatureSpec
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.grouped_conv import GroupedConv2d
 from hybrid_dense.layers.pointwise import PointwiseConv2d
 
@@ -71,8 +72,7 @@ class ResNeXt(nn.Module):
         norm_eval: bool = False,
     ):
         super().__init__()
-        if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output_stride {output_stride} is not one of {', '.join(map(str, OUTPUT_STRIDES))}")
+        check_choice("output_stride", output_stride, OUTPUT_STRIDES)
         if frozen_stages not in range(-1, NUM_STAGES + 1):
             raise ValueError(f"frozen_stages {frozen_stages} is not -1 (none), 0 (stem) or a stage up to {NUM_STAGES}")
         self.frozen_stages = frozen_stages

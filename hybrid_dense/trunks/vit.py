@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hybrid_dense.archs import NUM_STAGES, FeatureSpec, ViTArch
 from hybrid_dense.layers.attention import GridAttention
+from hybrid_dense.layers.choices import check_choice
 from hybrid_dense.layers.drop_path import DropPath
 from hybrid_dense.layers.mlp import MLPS
 from hybrid_dense.layers.norm import LayerNorm2d
@@ -276,8 +277,3 @@ class ViT(nn.Module):
         for segment in self.segments:
             grid = segment(grid)
         return grid
-
-
-def check_choice(option: str, value: str, choices) -> None:
-    if value not in choices:
-        raise ValueError(f"{option} {value!r} is not one of {', '.join(choices)}")

@@ -205,7 +205,7 @@ def test_a_dilated_backbone():
 
 
 def test_a_merge_that_there_is_not():
-    with pytest.raises(ValueError, match=r"^merge 'sum' is not one of 'add', 'gate'$"):
+    with pytest.raises(ValueError, match=r"^merge 'sum' is not one of add, gate$"):
         build(merge="sum")
 
 
