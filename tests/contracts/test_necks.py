@@ -214,9 +214,9 @@ def test_maps_of_other_channels_are_refused(neck, name):
 
 BAD_OPTIONS = {
     "outputs": (dict(num_outs=1, start_level=0), ["num_outs 1", "4 levels", "set num_outs=4"]),
-    "extra levels": (dict(extra_levels="learn"), ["'learn'", "'pool', 'conv', 'conv_on_input'"]),
-    "norm": (dict(norm="IN"), ["'IN'", "None, 'BN', 'GN', 'LN'"]),
-    "conv": (dict(conv="dw"), ["'dw'", "'full', 'depthwise'"]),
+    "extra levels": (dict(extra_levels="learn"), ["'learn'", "pool, conv, conv_on_input"]),
+    "norm": (dict(norm="IN"), ["'IN'", "None, BN, GN, LN"]),
+    "conv": (dict(conv="dw"), ["'dw'", "full, depthwise"]),
     "strides": (dict(in_channels=CHANNELS, strides=[8, 16]), ["[8, 16]", "one for each", str(CHANNELS)]),
     "strides backwards": (dict(in_channels=CHANNELS, strides=[8, 4, 16, 32]), ["[8, 4, 16, 32]", "multiple of"]),
     "channels by a name": (dict(in_channels="backbone.out_channels"), ["'backbone.out_channels'", "neck.in_channels"]),

@@ -48,7 +48,8 @@ def neck_config(neck, in_channels, **options):
 def test_behind_any_backbone(neck, name, size):
     registry, config, channels, options = BACKBONES[name]
     torch.manual_seed(0)
-    backbone = registry.build(config)
+    with DefaultScope.overwrite_default_scope(registry.scope):
+        backbone = registry.build(config)
     pyramid = MODELS.build(neck_config(neck, channels, **options))
     features = backbone(torch.randn(2, 3, *size))
     maps = pyramid(features)
