@@ -8,12 +8,6 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-# Files of minutes: they come first, so that no process is left alone with one of them at the end.
-LONG = ("test_flagship.py", "test_new_config.py", "test_determinism.py", "test_benchmark_command.py", "test_docs.py")
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
