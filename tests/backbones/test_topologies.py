@@ -161,6 +161,15 @@ def test_attention_in_the_bottleneck_replaces_every_3x3_of_the_last_stage_and_no
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_traced_backbone_takes_any_batch():
+    backbone = build("ParallelResNeXtViT").eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(backbone, images[:1], check_trace=False)
+        assert_close(traced(images), backbone(images))
+
+
 def test_attention_in_the_bottleneck_fits_any_width():
     variant = dict(cnn=dict(blocks=(1, 1, 1, 1), width=28), vit="pico")
     backbone = build("InterleavedResNeXtViT", attend_in="bottleneck", variant=variant)

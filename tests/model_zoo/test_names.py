@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hybrid_dense.cli import main
@@ -78,6 +79,14 @@ def test_a_shipped_model_predicts_offline(zoo, no_network, recwarn):
     assert prediction.class_names == predictor.class_names == tuple(read_cards()["tiny"]["classes"])
     by_path = Predictor(zoo / "tiny.safetensors", device="cpu")(PIXELS)
     assert np.array_equal(prediction.label_map, by_path.label_map)
+
+
+def test_other_weights_take_the_place_of_its_own(zoo, tmp_path):
+    own = Predictor("tiny", device="cpu", fold=False).model.state_dict()
+    trained = {name: value + 1 if value.is_floating_point() else value for name, value in own.items()}
+    torch.save(dict(state_dict=trained), tmp_path / "trained.pth")
+    loaded = Predictor("tiny", tmp_path / "trained.pth", device="cpu", fold=False).model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trained.items())
 
 
 def test_commands_take_the_name(zoo, photo, no_network, capsys):
