@@ -18,10 +18,9 @@ def described(request, command, data_root):
         f"train_dataloader.dataset.pipeline.2.scale=({long},{short})",
         f"test_dataloader.dataset.pipeline.1.scale=({long},{short})",
         "train_dataloader.batch_size=1",
-        "train_dataloader.num_workers=0",
+        *(f"{split}_dataloader.num_workers=0" for split in ("train", "test")),
+        *(f"{split}_dataloader.persistent_workers=False" for split in ("train", "test")),
     )
-    options += ("train_dataloader.persistent_workers=False",)
-    options += ("test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False")
     done = command("describe", CONFIG, "--size", short, long, "--step", "--cfg-options", *options, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return (short, long), done.stdout

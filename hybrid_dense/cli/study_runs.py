@@ -110,8 +110,9 @@ class Study:
                 if not state["trained"]:
                     note_start(work_dir, state, begun(self.plan.processes))
                     progress.begin(run, work_dir, length_of(run)[0])
-                    process = command(run, work_dir), work_dir / CONSOLE, lock, progress.look, self.deadline
-                    code, told = run_process(*process)
+                    code, told = run_process(
+                        command(run, work_dir), work_dir / CONSOLE, lock, progress.look, self.deadline
+                    )
                     if code in STOPPED:
                         self.stop(max(code, 128 - code))
                     if code:
