@@ -16,10 +16,10 @@ hybrid = dict(
 )
 serial = dict(hybrid, type="SerialResNeXtViT")
 parallel = dict(hybrid, type="ParallelResNeXtViT")
-# For CIFAR-10, whose epochs are long: dense convolutions, of which a CPU computes most a second, and no drop path, as
-# there are few epochs.
-dense = dict(width=32)
-short = dict(drop_path_rate=0.0)
-dense_cnn = dict(cnn, **short, variant=dict(cnn=dict(dense, blocks=(2, 2, 2, 2)), vit="pico"))
-dense_vit = dict(vit, **short, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
-dense_hybrid = dict(hybrid, **short, variant=dict(cnn=dict(dense, blocks=(1, 1, 1, 1)), vit=halves["vit"]))
+# For CIFAR-10, whose images are small and whose epochs are long: 3×3 convolutions as wide as the stage's own maps, a
+# stem of 3×3 convolutions, and no drop path, as there are few epochs.
+small = dict(width=16, group_width=256)
+short = dict(drop_path_rate=0.0, deep_stem=True)
+small_cnn = dict(cnn, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 3, 1)), vit="pico"))
+small_vit = dict(vit, **short, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=12, heads=4)))
+small_hybrid = dict(hybrid, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 1, 1)), vit=halves["vit"]))

@@ -1,3 +1,3 @@
 # CIFAR-10, the ResNeXt alone.
 _base_ = ["../_base_/cifar10.py", "../_base_/backbones.py"]
-model = dict(backbone=dict(_base_.dense_cnn, _delete_=True))
+model = dict(backbone=dict(_base_.small_cnn, _delete_=True))
