@@ -41,7 +41,7 @@ test_evaluator = val_evaluator
 find_unused_parameters = True  # a plain ViT's finest maps are not read
 epochs = 16
 train_cfg = dict(max_epochs=epochs, val_interval=4)
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [
     dict(_base_.param_scheduler[0], end=600),
     dict(_base_.param_scheduler[1], end=epochs, T_max=epochs),
