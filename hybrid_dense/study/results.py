@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -127,13 +131,25 @@ def sum_up(plan: Plan, results: Path) -> dict:
     summary = {name: _model(plan, found) for name, found in runs.items()}
     for split in plan.splits:
         _add_intervals(plan, split, runs, summary)
-    content = read_results(results)
-    content[plan.task] = summary
-    if not summary:
-        del content[plan.task]
     results.mkdir(parents=True, exist_ok=True)
-    write_text(results / RESULTS, json.dumps(content, indent=2) + "\n")
+    with locked(results):  # studies of other tasks write the same file
+        content = read_results(results)
+        content[plan.task] = summary
+        if not summary:
+            del content[plan.task]
+        write_text(results / RESULTS, json.dumps(content, indent=2) + "\n")
     return summary
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the folder, and hold it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _model(plan: Plan, runs: list[dict]) -> dict:

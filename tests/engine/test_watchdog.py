@@ -9,6 +9,7 @@ import time
 
 import pytest
 import watched_training as training
+from mmengine.hooks import Hook
 
 from hybrid_dense.engine import heartbeat
 from hybrid_dense.engine.data_workers import describe_data_workers
@@ -58,6 +59,20 @@ def test_a_stuck_computation_shows_where(tmp_path):
     log = log_of(tmp_path)
     assert re.search(r"no progress for 1 s after iteration 3: computing\n", log)
     assert re.search(r"watched_training\.py\", line \d+, in forward", log)
+
+
+class SlowSave(Hook):
+    """Between two epochs, where checkpoints are saved."""
+
+    def after_train_epoch(self, runner):
+        time.sleep(2)
+
+
+def test_a_hook_that_hangs_between_epochs_is_no_wait_for_data(tmp_path):
+    training.build(tmp_path, epochs=1, marks={}, hooks=[SlowSave(), hook()]).train()
+    log = log_of(tmp_path)
+    assert re.search(r"no progress for 1 s after iteration 8: between two steps\n", log)
+    assert re.search(r"test_watchdog\.py\", line \d+, in after_train_epoch", log)
 
 
 def test_a_long_evaluation_is_no_hang_and_a_stuck_validation_is(tmp_path):

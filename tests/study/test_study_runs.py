@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -19,6 +20,7 @@ from hybrid_dense.cli.study_runs import Study
 from hybrid_dense.engine import local_processes
 from hybrid_dense.study.plan import read_plan
 from hybrid_dense.study.queue import last_words, only_one, run_process
+from hybrid_dense.study.results import locked, sum_up
 
 # A rank that takes a while to save when it is asked to stop.
 RANK = """
@@ -306,3 +308,18 @@ def test_the_command_names_mistakes_in_one_line(folder, monkeypatch, capsys, wor
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def test_studies_of_two_tasks_do_not_lose_each_others_figures(folder, start, finish):
+    results = folder / "results"
+    assert finish(start())[0] == 0
+    plan = read_plan(folder / "toy.yaml")
+    with locked(results):
+        other = threading.Thread(target=sum_up, args=(plan, results))
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        content = {"elsewhere": {}, **json.loads((results / "results.json").read_text())}
+        (results / "results.json").write_text(json.dumps(content))
+    other.join(30)
+    assert set(json.loads((results / "results.json").read_text())) == {"toy", "elsewhere"}

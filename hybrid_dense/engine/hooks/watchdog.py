@@ -21,6 +21,8 @@ from hybrid_dense.engine.heartbeat import WAITING_FOR_RANKS, Heartbeats
 from hybrid_dense.engine.rank_log import log_from_any_rank
 
 WAITING_FOR_DATA, COMPUTING, EVALUATING = "waiting for data", "computing", "evaluating"
+# After a step, outside the data loader: in the hooks that log and save, say.
+BETWEEN_STEPS = "between two steps"
 # Where a step stands that waits for collectives or for the device: the innermost Python file is one of these.
 _WAITING_FILES = (
     "torch/distributed/",
@@ -31,6 +33,9 @@ _WAITING_FILES = (
     "hybrid_dense/engine/agreement.py",
     "hybrid_dense/engine/optim_wrapper.py",
 )
+
+# Who waits for data stands somewhere in it, with workers or without.
+LOADER = "torch/utils/data/"
 
 # Of the training that runs in this process, for `name_missing_ranks`.
 _heartbeats: Heartbeats | None = None
@@ -151,8 +156,9 @@ def _watch(reference, ended: threading.Event, main_thread: int, logger: logging.
 
 
 def _report(reference, logger: logging.Logger, main_thread: int, doing: str, since: float, place: tuple) -> None:
-    text = describe_stuck(doing, *place, time.monotonic() - since)
-    stack = "".join(traceback.format_stack(sys._current_frames().get(main_thread)))
+    frame = sys._current_frames().get(main_thread)
+    text = describe_stuck(_stand(doing, frame)[0], *place, time.monotonic() - since)
+    stack = "".join(traceback.format_stack(frame))
     hook = reference()
     if hook is not None and hook.since == since:
         log_from_any_rank(logger, f"{text}\nThe main thread stands at (innermost call last):\n{stack}")
@@ -163,7 +169,9 @@ def _stand(doing: str, frame) -> tuple[str, str]:
     if frame is None:
         return doing, "ended"
     file = frame.f_code.co_filename
-    if doing == COMPUTING and any(part in file for part in _WAITING_FILES):
+    if doing == WAITING_FOR_DATA and not any(LOADER in at.f_code.co_filename for at, _ in traceback.walk_stack(frame)):
+        doing = BETWEEN_STEPS
+    if doing in (COMPUTING, BETWEEN_STEPS) and any(part in file for part in _WAITING_FILES):
         doing = WAITING_FOR_RANKS
     return doing, f"{file.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
 
@@ -179,7 +187,7 @@ def describe_stuck(doing: str, iteration: int, batches: int, seconds: float) -> 
     own = f"rank {get_rank()} "
     if missing and not missing.startswith(own):
         return f"{text}waiting for other ranks: {missing}"
-    return text + "computing"
+    return text + (doing if doing == BETWEEN_STEPS else COMPUTING)
 
 
 def name_missing_ranks() -> str:
