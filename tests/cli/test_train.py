@@ -1,7 +1,10 @@
 """Training and testing as a user runs them: one process, two processes, resumed, and wrong in every common way."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,32 +103,55 @@ def test_a_semantic_config_trains_and_tests_with_the_same_tools(command, tmp_pat
 CLASSES_BUT_ONE_MISSPELT = "['disk','square','triangel','star','ring','cross']"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([PROJECT / "configs/demoo.py"], r"no config file .*demoo\.py; near it: .*demo\.py"),
-        ([DEMO, "--cfg-options", *SMALL, "model.backbone.variant=rx50_vit_x"],
-         "unknown variant 'rx50_vit_x', did you mean 'rx50"),
-        ([DEMO, "--cfg-options", *SMALL, "model.backbone.fusion.type=GateFusion"], "did you mean 'GatedFusion'"),
-        ([DEMO, "--cfg-options", *SMALL, "model.backbone.varient=rx50_vit_s"],
-         r"nearest known is model\.backbone\.variant"),
-        ([DEMO, "--cfg-options", *SMALL, "+model.rpn_head.anker=1"], "unexpected keyword argument 'anker'"),
-        ([DEMO, "--cfg-options", *SMALL, "model.neck.in_channels=[1,2,3,4]"], r"HybridFPN was built for .* C2: 64"),
-        ([DEMO, "--resume", "nowhere/epoch_9.pth"], r"no such checkpoint: nowhere/epoch_9\.pth"),
-        ([PROJECT / "configs/tiny_coco.py", "--cfg-options", "data_root=/nowhere"], "needs /nowhere/.*does not exist"),
-        ([DEMO, "--cfg-options", *SMALL, f"train_dataloader.dataset.metainfo.classes={CLASSES_BUT_ONE_MISSPELT}"],
-         "'triangel'.*did you mean 'triangle'"),
-        ([DEMO, "--cfg-options", *SMALL, "model.roi_head.bbox_head.num_classes=80"], "num_classes=80 .* 6 classes"),
-    ],
-    ids=lambda value: None if isinstance(value, list) else value.split()[0],
-)  # fmt: skip
-def test_what_a_user_can_mend_is_one_clear_line(command, arguments, message):
-    done = command("train", *arguments)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("hybrid-dense: error:")]
-    assert len(errors) == 1, done.stderr[-2000:]
-    assert re.search(message, errors[0])
-    assert "Traceback" not in done.stderr
+MISTAKES = [
+    ([PROJECT / "configs/demoo.py"], r"no config file .*demoo\.py; near it: .*demo\.py"),
+    ([DEMO, "--cfg-options", *SMALL, "model.backbone.variant=rx50_vit_x"],
+     "unknown variant 'rx50_vit_x', did you mean 'rx50"),
+    ([DEMO, "--cfg-options", *SMALL, "model.backbone.fusion.type=GateFusion"], "did you mean 'GatedFusion'"),
+    ([DEMO, "--cfg-options", *SMALL, "model.backbone.varient=rx50_vit_s"],
+     r"nearest known is model\.backbone\.variant"),
+    ([DEMO, "--cfg-options", *SMALL, "+model.rpn_head.anker=1"], "unexpected keyword argument 'anker'"),
+    ([DEMO, "--cfg-options", *SMALL, "model.neck.in_channels=[1,2,3,4]"], r"HybridFPN was built for .* C2: 64"),
+    ([DEMO, "--resume", "nowhere/epoch_9.pth"], r"no such checkpoint: nowhere/epoch_9\.pth"),
+    ([PROJECT / "configs/tiny_coco.py", "--cfg-options", "data_root=/nowhere"], "needs /nowhere/.*does not exist"),
+    ([DEMO, "--cfg-options", *SMALL, f"train_dataloader.dataset.metainfo.classes={CLASSES_BUT_ONE_MISSPELT}"],
+     "'triangel'.*did you mean 'triangle'"),
+    ([DEMO, "--cfg-options", *SMALL, "model.roi_head.bbox_head.num_classes=80"], "num_classes=80 .* 6 classes"),
+]  # fmt: skip
+# One process for all of them: loading the hosts takes longer than finding the mistake.
+TRAIN_ALL = """
+import contextlib, io, json, sys
+from hybrid_dense.cli import main
+said = []
+for words in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        said.append([main(["train", *words]), errors.getvalue()])
+open(sys.argv[1], "w").write(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> list[tuple[int, str]]:
+    """Exit code and error stream of `hybrid-dense train` for each of the mistakes."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    words = json.dumps([[str(word) for word in arguments] for arguments, _ in MISTAKES])
+    program = [sys.executable, "-c", TRAIN_ALL, folder / "answers.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HYBRID_DENSE_CACHE": str(folder / "cache")}
+    done = subprocess.run(
+        program, cwd=folder, env=environment, input=words, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "answers.json").read_text())
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[message.split()[0] for _, message in MISTAKES])
+def test_what_a_user_can_mend_is_one_clear_line(answers, number):
+    code, stderr = answers[number]
+    errors = [line for line in stderr.splitlines() if line.startswith("hybrid-dense: error:")]
+    assert code == 2
+    assert len(errors) == 1, stderr[-2000:]
+    assert re.search(MISTAKES[number][1], errors[0])
+    assert "Traceback" not in stderr
 
 
 def test_a_class_that_is_not_registered_is_one_line(capsys):
