@@ -24,22 +24,35 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class CNNArch:
-    """One ResNet / ResNeXt of bottleneck blocks (He et al. 2016; Xie et al. 2017, table 1).
+    """One ResNet / ResNeXt (He et al. 2016; Xie et al. 2017, table 1).
 
-    ``width`` is the channel count that stage 1 starts from; stage i has ``4 · width · 2^i`` output channels, and its
-    3×3 convolution has ``groups`` groups of ``group_width · width / 64 · 2^i`` channels (torchvision's
-    ``width_per_group``).
+    ``width`` is the channel count that stage 1 starts from; stage i has ``expansion · width · 2^i`` output channels.
+    With an expansion of 4 blocks are bottlenecks, whose 3×3 convolution has ``groups`` groups of
+    ``group_width · width / 64 · 2^i`` channels (torchvision's ``width_per_group``). With 1 they are the two 3×3
+    convolutions of ResNet-18 and 34, which have no groups.
+
+    Raises:
+        ValueError: another expansion, or groups where there are none.
     """
 
     blocks: tuple[int, int, int, int]
     width: int = 64
     groups: int = 1
     group_width: int = 64
+    expansion: int = 4
+
+    def __post_init__(self):
+        if self.expansion not in (1, 4):
+            raise ValueError(f"expansion {self.expansion} is neither 4 (bottlenecks) nor 1 (two 3×3 convolutions)")
+        if self.expansion == 1 and (self.groups, self.group_width) != (1, 64):
+            raise ValueError("blocks of two 3×3 convolutions have no groups; leave groups and group_width")
 
     @property
     def features(self) -> tuple[FeatureSpec, ...]:
         """C2..C5."""
-        return tuple(FeatureSpec(4 * self.width * 2**stage, stride) for stage, stride in enumerate(CNN_STRIDES))
+        return tuple(
+            FeatureSpec(self.expansion * self.width * 2**stage, stride) for stage, stride in enumerate(CNN_STRIDES)
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,9 @@ class ViTArch:
 
 CNN_ARCHS = {
     "rxnano": CNNArch(blocks=(1, 1, 1, 1), width=16, groups=8, group_width=16),
+    "r18": CNNArch(blocks=(2, 2, 2, 2), expansion=1),
     "rx26": CNNArch(blocks=(2, 2, 2, 2), groups=32, group_width=4),
+    "r34": CNNArch(blocks=(3, 4, 6, 3), expansion=1),
     "r50": CNNArch(blocks=(3, 4, 6, 3)),
     "rx50": CNNArch(blocks=(3, 4, 6, 3), groups=32, group_width=4),
     "rx101": CNNArch(blocks=(3, 4, 23, 3), groups=32, group_width=4),

@@ -22,7 +22,9 @@ def test_sizes_of_ones_own_are_those_of_the_tables_where_they_say_the_same():
         (dict(cnn=5, vit="s"), "5 is neither a row"),
         (dict(cnn=dict(blocks=2), vit="s"), "a number for each of 4 stages"),
         (dict(cnn=dict(blocks=(2, 2)), vit="s"), "a number for each of 4 stages"),
-        (dict(cnn=dict(depth=50), vit="s"), "it takes blocks, width, groups, group_width"),
+        (dict(cnn=dict(depth=50), vit="s"), "it takes blocks, width, groups, group_width, expansion"),
+        (dict(cnn=dict(blocks=(1, 1, 1, 1), expansion=2), vit="s"), "expansion 2 is neither 4"),
+        (dict(cnn=dict(blocks=(1, 1, 1, 1), expansion=1, groups=32), vit="s"), "have no groups; leave groups"),
     ],
 )
 def test_mistakes_are_one_line(variant, message):

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt of bottleneck blocks, v1.5: the stride sits in the 3×3 convolution, as in torchvision."""
+"""ResNet and ResNeXt as in torchvision: bottlenecks of v1.5, the stride in their 3×3 convolution, or basic blocks."""
 
 from __future__ import annotations
 
@@ -27,17 +27,34 @@ class Bottleneck(nn.Module):
         self.conv3 = PointwiseConv2d(width, out_channels, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                PointwiseConv2d(in_channels, out_channels, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+        self.downsample = build_shortcut(in_channels, out_channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
         features = self.relu(self.bn1(self.conv1(features)))
         features = self.relu(self.bn2(self.conv2(features)))
         features = self.bn3(self.conv3(features))
+        features += shortcut  # in place: BatchNorm does not need its output again
+        return self.relu(features)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: (b, in_channels, h, w) to (b, out_channels, ⌈h/stride⌉, ⌈w/stride⌉)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dilations: tuple[int, int]):
+        super().__init__()
+        first, second = dilations
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, first, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, second, second, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = build_shortcut(in_channels, out_channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        shortcut = features if self.downsample is None else self.downsample(features)
+        features = self.relu(self.bn1(self.conv1(features)))
+        features = self.bn2(self.conv2(features))
         features += shortcut  # in place: BatchNorm does not need its output again
         return self.relu(features)
 
@@ -84,13 +101,13 @@ class ResNeXt(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels, stride, dilation = arch.width, self.features[0].stride, 1
         for stage, (blocks, native, feature) in enumerate(zip(arch.blocks, arch.features, self.features, strict=True)):
-            width = arch.width * 2**stage * arch.group_width // 64 * arch.groups
-            # A stage's first block still looks as far as the stage before it: then a dilated trunk computes at every
-            # second place just what the same weights computed where they were trained, with a stride.
-            layer = [Bottleneck(channels, width, feature.channels, feature.stride // stride, arch.groups, dilation)]
-            channels, stride, dilation = feature.channels, feature.stride, native.stride // feature.stride
+            # Up to its stride, a stage's first block still looks as far as the stage before it: then a dilated trunk
+            # computes at every second place just what the same weights computed where they were trained, with a stride.
+            dilations = dilation, native.stride // feature.stride
+            layer = [build_block(arch, stage, channels, feature.stride // stride, dilations)]
+            channels, stride, dilation = feature.channels, feature.stride, dilations[1]
             for _ in range(blocks - 1):
-                layer.append(Bottleneck(channels, width, channels, 1, arch.groups, dilation))
+                layer.append(build_block(arch, stage, channels, 1, (dilation, dilation)))
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layer))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -149,6 +166,24 @@ class ResNeXt(nn.Module):
             features = stage(features)
             pyramid.append(features)
         return tuple(pyramid)
+
+
+def build_block(
+    arch: CNNArch, stage: int, in_channels: int, stride: int, dilations: tuple[int, int]
+) -> Bottleneck | BasicBlock:
+    """A block of stage 0 to 3; ``dilations`` are those of its convolution with the stride, and of what follows."""
+    out_channels = arch.features[stage].channels
+    if arch.expansion == 1:
+        return BasicBlock(in_channels, out_channels, stride, dilations)
+    width = arch.width * 2**stage * arch.group_width // 64 * arch.groups
+    return Bottleneck(in_channels, width, out_channels, stride, arch.groups, dilations[0])
+
+
+def build_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """What brings a block's input to the shape of its output; None where it has it."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(PointwiseConv2d(in_channels, out_channels, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def build_stem(in_channels: int, width: int) -> nn.Conv2d:

@@ -209,8 +209,6 @@ def vit_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def check_cnn(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-    if "layer1.0.conv3.weight" not in weights:
-        raise ValueError(f"{source} is a ResNet of two-layer blocks, like ResNet-34; use ResNet-50 or a larger one")
     file, trunk = cnn_sizes(weights), cnn_sizes(own)
     if file != trunk:
         row = next((name for name, arch in CNN_ARCHS.items() if arch == file), None)
@@ -223,6 +221,8 @@ def cnn_sizes(weights: Mapping[str, Tensor]) -> CNNArch:
     blocks = tuple(1 + max(block_index(name, stage) for name in weights) for stage in stages)
     width, (inner, per_group) = weights["bn1.weight"].shape[0], weights["layer1.0.conv2.weight"].shape[:2]
     groups = max(inner // per_group, 1)  # 0 in a damaged file
+    if "layer1.0.conv3.weight" not in weights:
+        return CNNArch(blocks, width, expansion=1)
     return CNNArch(blocks, width, groups, inner * 64 // (width * groups))
 
 
@@ -232,7 +232,8 @@ def block_index(name: str, stage: int) -> int:
 
 
 def describe(arch: CNNArch) -> str:
-    return f"blocks {arch.blocks}, width {arch.width}, {arch.groups}×{arch.group_width}d groups"
+    inside = f"{arch.groups}×{arch.group_width}d groups" if arch.expansion > 1 else "two 3×3 convolutions each"
+    return f"blocks {arch.blocks}, width {arch.width}, {inside}"
 
 
 def misfit(source: str, file: str, trunk: str, row: str | None, variant: str) -> ValueError:

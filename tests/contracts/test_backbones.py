@@ -160,7 +160,7 @@ def test_every_parameter_belongs_to_one_part(topology):
 
 
 # torchvision's and timm's models without their classifiers; patch embedding and table of positions not counted in.
-CNN_PARAMETERS = {"r50": 23_508_032, "rx50": 22_979_904, "rx101": 42_128_704}
+CNN_PARAMETERS = {"r18": 11_176_512, "r34": 21_284_672, "r50": 23_508_032, "rx50": 22_979_904, "rx101": 42_128_704}
 VIT_BLOCKS = {"ti": 5_338_368, "s": 21_293_568, "b": 85_054_464, "l": 302_309_376}
 
 
@@ -170,9 +170,11 @@ def test_every_variant_builds(topology, variant):
     cnn, vit = variant.split("_vit_")
     with torch.device("meta"):
         backbone = build(topology, variant=variant)
-    expected = (64, 128, 256, 512) if cnn == "rxnano" else (256, 512, 1024, 2048)
+    basic = cnn in ("r18", "r34")
+    expected = (64, 128, 256, 512) if basic or cnn == "rxnano" else (256, 512, 1024, 2048)
     assert tuple(backbone.out_channels) == expected
-    assert next(backbone.cnn.layer4[-1].bn3.parameters()).shape == (expected[-1],)
+    last = backbone.cnn.layer4[-1]
+    assert (last.bn2 if basic else last.bn3).weight.shape == (expected[-1],)
     assert len(backbone.vit.blocks) == VIT_ARCHS[vit].depth
     if cnn in CNN_PARAMETERS and "bottleneck" not in topology:
         assert count(backbone.cnn) == CNN_PARAMETERS[cnn]
@@ -192,7 +194,7 @@ def test_blocks_are_those_of_the_formula(vit):
 
 
 def test_variants_are_the_product_of_both_tables():
-    assert len(hybrid_dense.list_variants()) == len(CNN_ARCHS) * len(VIT_ARCHS) == 30
+    assert len(hybrid_dense.list_variants()) == len(CNN_ARCHS) * len(VIT_ARCHS) == 40
 
 
 @every_topology

@@ -150,11 +150,15 @@ def test_sine_positions_of_a_large_grid(same):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (67, 33)], ids=["even", "odd"])
+@pytest.mark.parametrize("row", ["r18", "r50"])
 @torch.no_grad()
-def test_resnet_equals(size, perturb, filled, same):
+def test_resnet_equals(row, size, perturb, filled, same):
     torch.manual_seed(0)
-    model = transformers.ResNetModel(transformers.ResNetConfig())
-    trunk = filled(ResNeXt(CNN_ARCHS["r50"]), perturb(model))
+    arch = CNN_ARCHS[row]
+    layers = dict(layer_type="basic" if arch.expansion == 1 else "bottleneck", depths=list(arch.blocks))
+    widths = [feature.channels for feature in arch.features]
+    model = transformers.ResNetModel(transformers.ResNetConfig(**layers, hidden_sizes=widths))
+    trunk = filled(ResNeXt(arch), perturb(model))
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     maps = trunk(images)
     references = model(images, output_hidden_states=True).hidden_states[1:]

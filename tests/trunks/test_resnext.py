@@ -15,6 +15,8 @@ from hybrid_dense.layers.recompute import recompute
 from hybrid_dense.trunks import ResNeXt
 
 REFERENCES = {
+    "r18": lambda: mmdet.models.ResNet(depth=18),
+    "r34": lambda: mmdet.models.ResNet(depth=34),
     "r50": lambda: mmdet.models.ResNet(depth=50),
     "rx50": lambda: mmdet.models.ResNeXt(depth=50, groups=32, base_width=4),
     "rx101": lambda: mmdet.models.ResNeXt(depth=101, groups=32, base_width=4),
@@ -76,13 +78,14 @@ def assert_equal(trunk, reference, images):
 
 
 @torch.no_grad()
-def test_dilated_stages_see_what_strided_ones_saw():
+@pytest.mark.parametrize("name", ["rx26", "r18"])
+def test_dilated_stages_see_what_strided_ones_saw(name):
     """At every second place a dilated trunk computes what the same weights compute with a stride."""
     torch.manual_seed(0)
-    strided = randomise(ResNeXt(CNN_ARCHS["rx26"])).eval()
+    strided = randomise(ResNeXt(CNN_ARCHS[name])).eval()
     images = torch.randn(1, 3, 128, 160)
     for output_stride in DILATIONS:
-        dilated = ResNeXt(CNN_ARCHS["rx26"], output_stride=output_stride).eval()
+        dilated = ResNeXt(CNN_ARCHS[name], output_stride=output_stride).eval()
         dilated.load_state_dict(strided.state_dict())
         for stride, ours, theirs in zip((4, 8, 16, 32), dilated(images), strided(images), strict=True):
             step = max(1, stride // output_stride)
@@ -93,15 +96,17 @@ def batchnorm(name):
     return {f"{name}.{tensor}" for tensor in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
 
 
-def torchvision_names(blocks):
-    """Keys of torchvision.models.resnet.ResNet(Bottleneck, blocks) without its classifier."""
+def torchvision_names(arch):
+    """Keys of torchvision.models.resnet.ResNet(Bottleneck or BasicBlock, blocks) without its classifier."""
     keys = {"conv1.weight"} | batchnorm("bn1")
-    for stage, count in enumerate(blocks, start=1):
+    convolutions = (1, 2, 3) if arch.expansion == 4 else (1, 2)
+    for stage, count in enumerate(arch.blocks, start=1):
         for block in range(count):
             prefix = f"layer{stage}.{block}"
-            for index in (1, 2, 3):
+            for index in convolutions:
                 keys |= {f"{prefix}.conv{index}.weight"} | batchnorm(f"{prefix}.bn{index}")
-        keys |= {f"layer{stage}.0.downsample.0.weight"} | batchnorm(f"layer{stage}.0.downsample.1")
+        if stage > 1 or arch.expansion > 1:
+            keys |= {f"layer{stage}.0.downsample.0.weight"} | batchnorm(f"layer{stage}.0.downsample.1")
     return keys
 
 
@@ -109,11 +114,14 @@ def torchvision_names(blocks):
 def test_torchvision_names(name):
     with torch.device("meta"):
         trunk = ResNeXt(CNN_ARCHS[name])
-    assert set(trunk.state_dict()) == torchvision_names(CNN_ARCHS[name].blocks)
+    assert set(trunk.state_dict()) == torchvision_names(CNN_ARCHS[name])
 
 
-# torchvision's resnext50_32x4d, resnext101_32x4d and resnet50 without their 1000-way classifier.
-@pytest.mark.parametrize(("name", "parameters"), [("r50", 23_508_032), ("rx50", 22_979_904), ("rx101", 42_128_704)])
+# torchvision's networks without their 1000-way classifier.
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("r18", 11_176_512), ("r34", 21_284_672), ("r50", 23_508_032), ("rx50", 22_979_904), ("rx101", 42_128_704)],
+)
 def test_parameter_count(name, parameters):
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in ResNeXt(CNN_ARCHS[name]).parameters()) == parameters

@@ -231,7 +231,6 @@ def test_half_precision_files_fill_float32_trunks():
     assert backbone.vit.norm.weight.dtype == torch.float32
 
 
-BASIC_BLOCKS = {name: value for name, value in cnn_file().items() if "conv3" not in name}
 IMPOSSIBLE = {
     r"state dict is a ViT of dim 192, depth 12 \(row ti\), the trunk has dim 96, depth 4: use variant …_vit_ti": dict(
         vit=vit_file("ti")
@@ -239,7 +238,9 @@ IMPOSSIBLE = {
     r"a CNN of blocks \(2, 2, 2, 2\), .* \(row rx26\), .*: use variant rx26_vit_…": dict(
         cnn=ResNeXt(CNN_ARCHS["rx26"]).state_dict()
     ),
-    "like ResNet-34; use ResNet-50": dict(cnn=BASIC_BLOCKS),
+    r"a CNN of blocks \(3, 4, 6, 3\), width 64, two 3×3 convolutions each \(row r34\), .*: use variant r34_vit_…": dict(
+        cnn=ResNeXt(CNN_ARCHS["r34"]).state_dict()
+    ),
     "no weights named; give cnn=… or vit=…": {},
     "min_coverage 95 is not a share": dict(cnn=cnn_file(), min_coverage=95),
     "min_coverage '0.9' is not a share": dict(cnn=cnn_file(), min_coverage="0.9"),
