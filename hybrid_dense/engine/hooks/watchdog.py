@@ -34,8 +34,8 @@ _WAITING_FILES = (
     "hybrid_dense/engine/optim_wrapper.py",
 )
 
-# Who waits for data stands somewhere in it, with workers or without.
-LOADER = "torch/utils/data/"
+# Who waits for data stands somewhere in these, with data workers or without.
+_LOADING_FILES = "torch/utils/data/"
 
 # Of the training that runs in this process, for `name_missing_ranks`.
 _heartbeats: Heartbeats | None = None
@@ -169,7 +169,8 @@ def _stand(doing: str, frame) -> tuple[str, str]:
     if frame is None:
         return doing, "ended"
     file = frame.f_code.co_filename
-    if doing == WAITING_FOR_DATA and not any(LOADER in at.f_code.co_filename for at, _ in traceback.walk_stack(frame)):
+    callers = (at.f_code.co_filename for at, _ in traceback.walk_stack(frame))
+    if doing == WAITING_FOR_DATA and not any(_LOADING_FILES in caller for caller in callers):
         doing = BETWEEN_STEPS
     if doing in (COMPUTING, BETWEEN_STEPS) and any(part in file for part in _WAITING_FILES):
         doing = WAITING_FOR_RANKS
