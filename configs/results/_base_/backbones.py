@@ -16,10 +16,12 @@ hybrid = dict(
 )
 serial = dict(hybrid, type="SerialResNeXtViT")
 parallel = dict(hybrid, type="ParallelResNeXtViT")
-# For CIFAR-10, whose images are small and whose epochs are long: 3×3 convolutions as wide as the stage's own maps, a
-# stem of 3×3 convolutions, and no drop path, as there are few epochs.
-small = dict(width=16, group_width=256)
+# For CIFAR-10, whose images are small and whose epochs are long: basic blocks, whose 3×3 convolutions a CPU computes
+# fastest, a stem of 3×3 convolutions, and no drop path, as there are few epochs.
+small = dict(width=48, expansion=1)
 short = dict(drop_path_rate=0.0, deep_stem=True)
-small_cnn = dict(cnn, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 3, 1)), vit="pico"))
-small_vit = dict(vit, **short, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=12, heads=4)))
-small_hybrid = dict(hybrid, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 1, 1)), vit=halves["vit"]))
+small_cnn = dict(cnn, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 2, 1)), vit="pico"))
+small_vit = dict(vit, **short, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
+small_hybrid = dict(
+    hybrid, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 1, 1)), vit=dict(dim=96, depth=4, heads=4))
+)
