@@ -107,7 +107,7 @@ class AttentionInPlace(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         size = tuple(features.shape[-2:])
         tokens = features.flatten(2).transpose(1, 2)
-        rotation = Rotation.of_grid(size, features.shape[1] // self.attn.heads, features)
+        rotation = Rotation.of_grid(size, features.shape[1] // self.attn.heads, features.dtype, features.device)
         attended = self.attn(tokens, size, rotation).transpose(1, 2).unflatten(2, size)
         return to_stride(attended, 1, self.stride, size)
 

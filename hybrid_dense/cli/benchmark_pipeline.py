@@ -39,7 +39,8 @@ def measure_pipeline(args: argparse.Namespace) -> int:
             for step in times.steps]  # fmt: skip
     rows.append(["all", f"{1000 * times.seconds:.2f}", *(f"{share:.1%}" for share in (1, *times.shares.values()))])
     columns = ["transform", "ms an image", "share", *times.shares]
-    print_rows(f"{args.pipeline}: {times.images} images", columns, rows)
+    machine = describe_machine(torch.device("cpu"), torch.float32)
+    print_rows(f"{machine['cpu']}, one thread; {args.pipeline}: {times.images} images", columns, rows)
     print(f"one process, no loader: {1 / times.seconds:.2f} images/s; {times.refused} images refused")
     loaders = []
     for workers in args.workers:
@@ -49,7 +50,6 @@ def measure_pipeline(args: argparse.Namespace) -> int:
         loaders.append(dict(workers=workers, images_per_second=speed, a_worker=speed / max(1, workers)))
         print(f"data loader, {workers} workers: {speed:.2f} images/s, {speed / max(1, workers):.2f} a worker")
     if args.out:
-        machine = describe_machine(torch.device("cpu"), torch.float32)
         page = dict(**origin(machine), config=str(args.pipeline), transforms=times.record(), loaders=loaders)
         write_json(args.out / "pipeline.json", page)
     return 0

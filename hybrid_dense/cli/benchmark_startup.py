@@ -40,9 +40,9 @@ def measure_startup(args: argparse.Namespace) -> int:
         found["demo, first training step"] = summary([first_step_seconds()])
         bar.advance(task)
     rows = [[name, f"{times['median']:.2f}", f"{times['minimum']:.2f}"] for name, times in found.items()]
-    print_rows("seconds from launch", ["", "median", "least"], rows)
+    machine = describe_machine(torch.device("cpu"), torch.float32)
+    print_rows(f"{machine['cpu']}, {machine['cores']} cores; seconds from launch", ["", "median", "least"], rows)
     if args.out:
-        machine = describe_machine(torch.device("cpu"), torch.float32)
         write_json(args.out / "startup.json", dict(**origin(machine), startup=found))
     return 0
 

@@ -31,11 +31,20 @@ tools/dist_train.sh CONFIG {GPUS}
 tools/dist_test.sh CONFIG CHECKPOINT {GPUS}
 ```
 
+VOC 2012 aug needs `voc12`, the archive `benchmark.tgz` of its authors (Hariharan et al. 2011, "Semantic Contours from
+Inverse Detectors") unpacked, and mmseg's converter, which comes with it:
+
+```
+mv benchmark_RELEASE data/VOCdevkit/VOCaug
+converters=$(python -c "import mmseg; print(mmseg.__path__[0])")/.mim/tools/dataset_converters
+python $converters/voc_aug.py data/VOCdevkit data/VOCdevkit/VOCaug --nproc 8
+```
+
 """
 NOTES = f"""
-With `--epochs 36`, `configs/mask_rcnn_rx50_vit_pretrained.py` is trained for a 3x schedule. What VOC 2012 aug needs
-beside `voc12` stands in its [data set](../configs/_base_/datasets/voc12aug.py), where the trunks' weights come from in
-[weights.md](weights.md), what `--dry-run` says in [training.md](training.md#before-a-long-training).
+With `--epochs 36`, `configs/mask_rcnn_rx50_vit_pretrained.py` is trained for a 3x schedule. Where the trunks' weights
+come from stands in [weights.md](weights.md), what `--dry-run` says in
+[training.md](training.md#before-a-long-training).
 
 - **GFLOPs an image**: one inference of the whole model, heads included, counted as everywhere here, on a square of at
   least as many pixels as the largest image of the pipeline; most images are smaller. Mask heads are counted on the

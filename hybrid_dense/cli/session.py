@@ -47,6 +47,7 @@ def load_config(args: argparse.Namespace) -> Config:
     overlap_evaluation(cfg)
     merge_options(cfg, parse_options(args.cfg_options))
     check_values(cfg)
+    batch_windows(cfg)
     fill_channels(cfg)
     if "scenes" in cfg:
         redirect_data_root(cfg, f"{scenes_root(**cfg.scenes)}/")
@@ -58,6 +59,13 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="MetricsReportHook")]
     set_precision(cfg, args.amp)
     return cfg
+
+
+def batch_windows(cfg: Config) -> None:
+    """Let mmseg's plain segmentor send its sliding windows through the network several at a time, in place."""
+    model = cfg.get("model") or {}
+    if type_name(model) == "EncoderDecoder" and (model.get("test_cfg") or {}).get("mode") == "slide":
+        model["type"] = "SlidingEncoderDecoder"
 
 
 def parse_options(pairs: list[str]) -> dict:

@@ -174,7 +174,11 @@ class Study:
         (self.results / self.plan.task / ROBUSTNESS).unlink(missing_ok=True)  # its means lack this run
 
     def check_figure(self, found: dict) -> None:
-        """Raise CommandError where the figure is not what its images say together: its unit is wrong."""
+        """Raise CommandError where a figure is missing, or not what its images say together: its unit is wrong."""
+        for name in self.plan.also:
+            if name not in found["figures"]:
+                known = ", ".join(found["figures"])
+                raise CommandError(f"the evaluator gives no {name!r}, which {self.plan.path} names under also: {known}")
         value, scores = found["figures"][self.plan.metric] * self.plan.scale, found["scores"]
         if scores is None:
             return

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hybrid_dense.layers.kept import kept
 
 # Where mmcv 2.3.6 has kernels: it registers none for a CPU, and none that takes bfloat16.
 OPERATOR_DEVICES = ("cuda",)
@@ -188,11 +190,9 @@ def call_operator(
     return operator(value.contiguous(), sizes, starts, locations.contiguous(), weights.contiguous(), value.shape[0])
 
 
-@lru_cache(maxsize=1024)
+@kept
 def level_table(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """(levels, 2) sizes and (levels,) first cells on the device; kept, since copying them there makes the host wait."""
-    # What inference made and kept could not be saved for a backward pass later on.
-    with torch.inference_mode(False):
-        sizes = torch.tensor(shapes, device=device)
-        areas = sizes.prod(dim=1)
-        return sizes, areas.cumsum(dim=0) - areas
+    sizes = torch.tensor(shapes, device=device)
+    areas = sizes.prod(dim=1)
+    return sizes, areas.cumsum(dim=0) - areas

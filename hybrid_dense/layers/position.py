@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybrid_dense.layers.kept import kept
+
 
 def resample_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample a position grid, (1, d, h, w) to (1, d, *size), bicubic with antialiasing as timm does."""
@@ -18,6 +20,7 @@ def resample_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
     return resampled.to(positions.dtype)
 
 
+@kept
 def sine_positions(dim: int, size: tuple[int, int], native_size: float, device: torch.device | None = None) -> Tensor:
     """Fixed 2-D sines (1, d, *size): the first half of the channels tells the column, the second the row.
 
@@ -39,21 +42,28 @@ class Rotation:
     cosine: Tensor
     sine: Tensor
 
-    @classmethod
-    def of_grid(cls, size: tuple[int, int], channels: int, like: Tensor, base: float = 100.0) -> Rotation:
+    @staticmethod
+    @kept
+    def of_grid(
+        size: tuple[int, int],
+        channels: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        base: float = 100.0,
+    ) -> Rotation:
         """2-D RoPE as DINOv3 defines it (Siméoni et al. 2025, section 3.2).
 
         A token's position is its centre with every axis running from -1 to 1 over the grid; a quarter of the channels
         turns with the row and a quarter with the column, in pairs half the head apart. ``channels`` divides by 4.
         """
-        frequencies = 2 * math.pi / base ** (torch.arange(channels // 4, device=like.device) / (channels // 4))
+        frequencies = 2 * math.pi / base ** (torch.arange(channels // 4, device=device) / (channels // 4))
         height, width = size
         rows, columns = (
-            ((torch.arange(side, device=like.device) + 0.5) * (2 / side) - 1).outer(frequencies) for side in size
+            ((torch.arange(side, device=device) + 0.5) * (2 / side) - 1).outer(frequencies) for side in size
         )
         rows, columns = rows.unsqueeze(1).expand(-1, width, -1), columns.unsqueeze(0).expand(height, -1, -1)
         angles = torch.cat((rows, columns, rows, columns), dim=-1).unsqueeze(2)
-        return cls(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
+        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
 
     def turn(self, heads: Tensor) -> Tensor:
         """Rotate queries or keys (b, h, w, heads, channels) by their token's position."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybrid_dense.layers.kept import kept
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -59,6 +61,7 @@ class WindowPlan:
         grid = grid.reshape(batch, self.rows * window_h, self.columns * window_w, heads * channels)
         return grid if self.padding == (0, 0) else grid[:, : self.height, : self.width]
 
+    @kept
     def mask(self, batch: int, device: torch.device) -> Tensor | None:
         """Which keys are real tokens, (b · windows, 1, 1, window tokens) bool, or None where no window is padded."""
         if self.padding == (0, 0):

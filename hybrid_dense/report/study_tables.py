@@ -41,6 +41,14 @@ def _cells(model: str, entry: Mapping, base: Mapping) -> dict[str, str]:
     }
 
 
+def further_rows(summary: Mapping[str, dict]) -> Rows:
+    """A row a model with the further figures of its study, means over seeds; no rows where there are none."""
+    names = next(iter(summary.values()))["also"]
+    return ("model", *names), [
+        (model, *(f"{entry['also'][name]:.4f}" for name in names)) for model, entry in summary.items() if names
+    ]
+
+
 def split_rows(summary: Mapping[str, dict]) -> Rows:
     """The figure on the other splits; no rows where there is one split only."""
     entries = list(summary.values())
@@ -128,7 +136,7 @@ def _section(task: str, summary: Mapping[str, dict], robustness: dict | None, fo
         f"Logs, configs and figures: [results/{task}]({folder}/{task}).",
         markdown_table(*model_rows(summary)),
     ]
-    for header, rows in (split_rows(summary), difference_rows(summary)):
+    for header, rows in (further_rows(summary), split_rows(summary), difference_rows(summary)):
         if rows:
             parts.append(markdown_table(header, rows))
     if any(found["validations"] for found in summary.values()):

@@ -86,6 +86,7 @@ class Plan:
         metric: the figure that is compared, as the evaluator calls it: ``mIoU``, ``pascal_voc/AP50``.
         models: name → config file (beside the YAML file), or → ``{config: …, options: {key: value}}``.
         seeds: a training for each.
+        also: further figures of the evaluator that the report shows, on the first split.
         title: the heading in the report; the task's name by default.
         percent: the evaluator gives percent; the results are shares of 1.
         higher_is_better: false for errors.
@@ -102,6 +103,7 @@ class Plan:
     metric: str
     models: dict[str, dict]
     seeds: tuple[int, ...]
+    also: tuple[str, ...] = ()
     title: str = ""
     percent: bool = False
     higher_is_better: bool = True
@@ -174,6 +176,7 @@ def read_plan(path: str | Path) -> Plan:
         "models": models,
         "path": path,
         "seeds": tuple(content["seeds"]),
+        "also": tuple(content.get("also", ())),
         "splits": tuple(content.get("splits", ("val",))),
         "title": content.get("title", content["task"]),
         "reference": content.get("reference", next(iter(models))),
@@ -205,6 +208,8 @@ def _check_values(content: dict, path: Path) -> None:
     want("seeds", whole and len(set(seeds)) == len(seeds), "a list of different whole numbers from 0 up")
     want("splits", isinstance(splits, list) and splits and set(splits) <= set(SPLITS), f"a list of {SPLITS}")
     want("checkpoint", content.get("checkpoint", "final") in CHECKPOINTS, f"one of {CHECKPOINTS}")
+    also = content.get("also", [])
+    want("also", isinstance(also, list) and all(isinstance(name, str) for name in also), "a list of names of figures")
     processes = content.get("processes", 1)
     want("processes", type(processes) is int and processes > 0, "a whole number from 1 up")
     minutes = content.get("minutes")

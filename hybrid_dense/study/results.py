@@ -68,7 +68,7 @@ def publish_run(
     content = dict(
         model=run.model,
         seed=run.seed,
-        metric=_figure(plan, plan.splits[0], figures),
+        metric=_figure(plan, plan.metric, figures[plan.splits[0]]),
         metric_name=plan.metric,
         split=plan.splits[0],
         checkpoint=plan.checkpoint,
@@ -162,6 +162,7 @@ def _model(plan: Plan, runs: list[dict]) -> dict:
         stale=[run["seed"] for run in runs if is_stale(plan.run(run["model"], run["seed"]), run["folder"].parents[2])],
         metrics=metrics,
         metric_name=plan.metric,
+        also={name: _mean_figure(plan, name, plan.splits[0], runs) for name in plan.also},
         title=plan.title,
         study=scrub(str(plan.path)),
         split=plan.splits[0],
@@ -177,8 +178,8 @@ def _model(plan: Plan, runs: list[dict]) -> dict:
         commit=", ".join(sorted({run["commit"] for run in runs})),
         splits={
             split: dict(
-                metric=_round(np.mean([_figure(plan, split, run["figures"]) for run in runs])),
-                metrics=[_figure(plan, split, run["figures"]) for run in runs],
+                metric=_mean_figure(plan, plan.metric, split, runs),
+                metrics=[_figure(plan, plan.metric, run["figures"][split]) for run in runs],
             )
             for split in plan.splits
         },
@@ -204,9 +205,15 @@ def _add_intervals(plan: Plan, split: str, runs: dict[str, list[dict]], summary:
         )
 
 
-def _figure(plan: Plan, split: str, figures: dict[str, dict]) -> float:
-    """The figure that is compared, in shares of 1 where the evaluator gives percent."""
-    return _round(figures[split][plan.metric] * plan.scale)
+def _figure(plan: Plan, name: str, figures: dict[str, float]) -> float:
+    """A figure of one evaluation, in shares of 1 where the evaluator gives percent."""
+    if name not in figures:
+        raise ValueError(f"{plan.path}: the evaluator gives no {name!r}; it gives {', '.join(figures)}")
+    return _round(figures[name] * plan.scale)
+
+
+def _mean_figure(plan: Plan, name: str, split: str, runs: list[dict]) -> float:
+    return _round(np.mean([_figure(plan, name, run["figures"][split]) for run in runs]))
 
 
 def _round(value: float) -> float:

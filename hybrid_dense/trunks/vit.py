@@ -192,7 +192,7 @@ class ViT(nn.Module):
         if self.pos_embed is not None:
             grid = grid + resample_positions(self.pos_embed.transpose(1, 2).unflatten(2, (side, side)), size)
         elif self.positions == "sine":
-            grid = grid + sine_positions(self.feature.channels, size, side, grid.device).to(grid.dtype)
+            grid = grid + sine_positions(self.feature.channels, tuple(size), side, grid.device).to(grid.dtype)
         return self.norm_pre(grid)
 
     @property
@@ -250,7 +250,11 @@ class ViT(nn.Module):
         if count:
             tokens = torch.cat((before, tokens), dim=1)
         heads = self.blocks[0].attn.heads
-        rotation = Rotation.of_grid(size, grid.shape[1] // heads, tokens) if self.positions == "rope" else None
+        rotation = (
+            Rotation.of_grid(size, grid.shape[1] // heads, tokens.dtype, tokens.device)
+            if self.positions == "rope"
+            else None
+        )
         for block in self.segment_blocks(index):
             tokens = block(tokens, size, rotation)
         if count:

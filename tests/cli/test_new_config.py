@@ -25,19 +25,21 @@ SCENES = ["background", "disk", "square", "triangle", "star", "ring", "cross"]
 TRAIN_AND_TEST = """
 import sys
 from hybrid_dense.cli import main
-config, folder = sys.argv[1:]
-sys.exit(main(["train", config, "--epochs", "1", "--work-dir", folder])
-         or main(["test", config, f"{folder}/epoch_1.pth", "--work-dir", folder]))
+for config in sys.argv[1:]:
+    folder = config.removesuffix(".py")
+    if (main(["train", config, "--epochs", "1", "--work-dir", folder])
+            or main(["test", config, f"{folder}/epoch_1.pth", "--work-dir", folder])):
+        sys.exit(f"{config} failed")
 """
 
 
-def train_and_test(config: Path, folder: Path) -> dict:
-    """One epoch and one evaluation with the config as it is; returns the metrics."""
-    command = [sys.executable, "-c", TRAIN_AND_TEST, str(config), str(folder)]
+def train_and_test(*configs: Path) -> list[dict]:
+    """One epoch and one evaluation with each config as it is, all in one process; returns their metrics."""
+    command = [sys.executable, "-c", TRAIN_AND_TEST, *map(str, configs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=config.parent, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=configs[0].parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "metrics.json").read_text())
+    return [json.loads((config.with_suffix("") / "metrics.json").read_text()) for config in configs]
 
 
 def write_config(*arguments) -> Config:
@@ -70,10 +72,11 @@ def scenes_voc(scenes, tmp_path) -> Path:
     return tmp_path / "voc"
 
 
-def test_voc_boxes_train_and_test_with_nothing_edited(some_data, scenes_voc, tmp_path):
+def write_boxes_of_voc(some_data: Path | None, scenes_voc: Path, folder: Path) -> Path:
+    """The config of boxes in VOC's layout, of BCCD if it is there."""
     source = scenes_voc
     if some_data:
-        source = tmp_path / "bccd"
+        source = folder / "bccd"
         lists = {
             split: (some_data / f"bccd/ImageSets/Main/{split}.txt").read_text().split() for split in ("train", "val")
         }
@@ -83,14 +86,14 @@ def test_voc_boxes_train_and_test_with_nothing_edited(some_data, scenes_voc, tmp
             (source / f"ImageSets/Main/{split}.txt").write_text("\n".join(names))
             subset(names, some_data / "bccd/JPEGImages", source / "JPEGImages", ".jpg")
             subset(names, some_data / "bccd/Annotations", source / "Annotations", ".xml")
-    cfg = write_config("--voc", source, *NANO, "--output", tmp_path / "voc.py")
+    cfg = write_config("--voc", source, *NANO, "--output", folder / "boxes.py")
     assert set(cfg.classes) == ({"Platelets", "RBC", "WBC"} if some_data else set(SCENES[1:]))
     assert cfg.model.roi_head.bbox_head.num_classes == len(cfg.classes)
-    metrics = train_and_test(tmp_path / "voc.py", tmp_path / "work")
-    assert "coco/bbox_mAP" in metrics and "coco/segm_mAP" not in metrics
+    return folder / "boxes.py"
 
 
-def test_coco_masks_train_and_test_with_nothing_edited(some_data, scenes, tmp_path):
+def write_masks_of_coco(some_data: Path | None, scenes: Path, folder: Path) -> Path:
+    """The config of masks in COCO's layout, of tiny_coco if it is there."""
     files = {s: (scenes / f"annotations/instances_{s}.json", scenes / s) for s in ("train", "val")}
     if some_data:
         coco = some_data / "tiny_coco"
@@ -100,34 +103,43 @@ def test_coco_masks_train_and_test_with_nothing_edited(some_data, scenes, tmp_pa
             content["images"] = content["images"][:2]
             ids = {image["id"] for image in content["images"]}
             content["annotations"] = [one for one in content["annotations"] if one["image_id"] in ids]
-            file = tmp_path / f"{split}_part.json"
+            file = folder / f"{split}_part.json"
             file.write_text(json.dumps(content))
             files[split] = (file, coco / f"{split}2017")
-    output = tmp_path / "coco.py"
-    cfg = write_config("--coco", *files["train"], "--val", *files["val"], *NANO, "--output", output)
+    cfg = write_config("--coco", *files["train"], "--val", *files["val"], *NANO, "--output", folder / "instances.py")
     assert cfg.model.type == "MaskRCNN"
     assert cfg.model.roi_head.mask_head.num_classes == len(cfg.classes) == (80 if some_data else 6)
     assert cfg.train_dataloader.dataset.ann_file == str(files["train"][0])  # used as it is
-    metrics = train_and_test(output, tmp_path / "work")
-    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(metrics)
+    return folder / "instances.py"
 
 
-def test_label_maps_train_and_test_with_nothing_edited(some_data, scenes, tmp_path):
+def write_label_maps(some_data: Path | None, scenes: Path, folder: Path) -> Path:
+    """The config of label maps, of CamVid if it is there."""
     folders, classes = {s: (scenes / s, scenes / f"{s}_labels") for s in ("train", "val")}, SCENES
     if some_data:
         classes, folders = CAMVID, {}
         for split in ("train", "val"):
             names = sorted(path.stem for path in (some_data / "camvid" / split).iterdir())[:2]
-            folders[split] = (tmp_path / "camvid" / split, tmp_path / "camvid" / f"{split}annot")
+            folders[split] = (folder / "camvid" / split, folder / "camvid" / f"{split}annot")
             subset(names, some_data / "camvid" / split, folders[split][0], ".webp")
             subset(names, some_data / "camvid" / f"{split}annot", folders[split][1], ".png")
-    output = tmp_path / "masks.py"
     arguments = ["--masks", *folders["train"], "--val", *folders["val"], "--classes", *classes, *NANO]
-    cfg = write_config(*arguments, "--output", output)
+    cfg = write_config(*arguments, "--output", folder / "maps.py")
     assert cfg.classes == tuple(classes) and cfg.model.decode_head.num_classes == len(classes)
     # CamVid's void is 11, which a model of 11 classes would trip over: its label maps are written anew.
-    assert (tmp_path / "masks_masks").is_dir() == bool(some_data)
-    assert 0 <= train_and_test(output, tmp_path / "work")["mIoU"] <= 100
+    assert (folder / "maps_masks").is_dir() == bool(some_data)
+    return folder / "maps.py"
+
+
+def test_boxes_masks_and_label_maps_train_and_test_with_nothing_edited(some_data, scenes, scenes_voc, tmp_path):
+    boxes, instances, maps = train_and_test(
+        write_boxes_of_voc(some_data, scenes_voc, tmp_path),
+        write_masks_of_coco(some_data, scenes, tmp_path),
+        write_label_maps(some_data, scenes, tmp_path),
+    )
+    assert "coco/bbox_mAP" in boxes and "coco/segm_mAP" not in boxes
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(instances)
+    assert 0 <= maps["mIoU"] <= 100
 
 
 def test_without_val_the_same_fifth_is_held_out(scenes, tmp_path):

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from hybrid_dense.cli import CommandError, session
 from hybrid_dense.cli.session import (
+    batch_windows,
     join_processes,
     parse_options,
     read_slurm_environment,
@@ -102,6 +103,21 @@ def test_processes_on_a_cpu_wait_for_idle_weights_or_not_as_the_config_says(idle
     cfg = Config(dict(find_unused_parameters=idle))
     join_processes(cfg, "pytorch")
     assert cfg.model_wrapper_cfg == dict(type="MMDistributedDataParallel", find_unused_parameters=idle, device_ids=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "expected"),
+    [
+        ("EncoderDecoder", "slide", "SlidingEncoderDecoder"),
+        ("EncoderDecoder", "whole", "EncoderDecoder"),
+        ("CascadeEncoderDecoder", "slide", "CascadeEncoderDecoder"),
+    ],
+)
+def test_sliding_windows_go_in_batches_where_the_segmentor_is_the_hosts_plain_one(kind, mode, expected):
+    cfg = Config(dict(model=dict(type=kind, test_cfg=dict(mode=mode, crop_size=(64, 64), stride=(40, 40)))))
+    batch_windows(cfg)
+    assert cfg.model.type == expected
+    assert batch_windows(Config(dict())) is None
 
 
 def test_slurm_tells_torch_who_is_who(monkeypatch):

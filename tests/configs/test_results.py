@@ -177,8 +177,8 @@ def test_takes_a_step_and_is_tested(path, folders, tmp_path, monkeypatch):
     idle = UNREAD.get(path.parent.name, "nothing")
     trained = {name for name, _ in runner.model.named_parameters() if not name.startswith(idle)}
     assert reached == trained
-    (metric,) = {plan.metric for plan in map(read_plan, STUDIES) if path in [m["config"] for m in plan.models.values()]}
-    assert math.isfinite(figures[metric])
+    plans = [plan for plan in map(read_plan, STUDIES) if path in [model["config"] for model in plan.models.values()]]
+    assert plans and all(math.isfinite(figures[name]) for plan in plans for name in (plan.metric, *plan.also))
 
 
 def shrink(cfg: Config) -> None:

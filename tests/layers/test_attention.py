@@ -127,7 +127,7 @@ def test_global_attention_is_a_softmax_over_all_tokens(size, prefix, attention_f
 def test_windows_see_themselves_and_the_prefix_which_sees_everything(size, window, prefix, rope, attention_form):
     attention = build_attention(window=4, attention=attention_form)
     tokens = random_tokens(prefix, size)
-    rotation = Rotation.of_grid(size, DIM // HEADS, tokens) if rope else None
+    rotation = Rotation.of_grid(size, DIM // HEADS, tokens.dtype) if rope else None
     assert_close(attention(tokens, size, rotation), written_out(attention, tokens, size, window, rope), **FLOAT32)
 
 
@@ -139,7 +139,7 @@ def test_padding_is_never_looked_at(pad_with_noise, rope, prefix, attention_form
     attention = build_attention(window=4, attention=attention_form)
     size = 7, 11
     tokens = random_tokens(prefix, size)
-    rotation = Rotation.of_grid(size, DIM // HEADS, tokens) if rope else None
+    rotation = Rotation.of_grid(size, DIM // HEADS, tokens.dtype) if rope else None
     expected = attention(tokens, size, rotation)
     padded = pad_with_noise()
     assert_close(attention(tokens, size, rotation), expected)
@@ -153,7 +153,7 @@ def test_linear_attention_is_a_sum_of_feature_products(prefix, rope):
     attention = build_attention(attention="linear")
     size = 3, 4
     tokens = random_tokens(prefix, size)
-    rotation = Rotation.of_grid(size, DIM // HEADS, tokens) if rope else None
+    rotation = Rotation.of_grid(size, DIM // HEADS, tokens.dtype) if rope else None
     expected = written_out(attention, tokens, size, rope=rope, weights=linear_weights)
     assert_close(attention(tokens, size, rotation), expected, **FLOAT32)
 
@@ -217,7 +217,7 @@ def assert_same_gradients(first, second, tokens, size, rotation=None):
 def test_explicit_equals_fused(options, prefix):
     size = (17, 15) if options.get("pooled") else (7, 11)
     tokens = random_tokens(prefix, size)
-    rotation = Rotation.of_grid(size, DIM // HEADS, tokens)
+    rotation = Rotation.of_grid(size, DIM // HEADS, tokens.dtype)
     fused, explicit = build_attention(**options), build_attention(attention="explicit", **options)
     assert_same_gradients(fused, explicit, tokens, size, rotation)
 
@@ -256,7 +256,7 @@ def test_hooks_read_the_attention_map(options, prefix, maps):
 def test_pooled_keys_are_means_over_cells(size, cell, rope, prefix):
     attention = build_attention(pooled=True)
     tokens = random_tokens(prefix, size, batch=1)
-    rotation = Rotation.of_grid(size, DIM // HEADS, tokens) if rope else None
+    rotation = Rotation.of_grid(size, DIM // HEADS, tokens.dtype) if rope else None
     expected = written_out(attention, tokens, size, rope=rope, pool=cell)
     assert_close(attention(tokens, size, rotation), expected, **FLOAT32)
 

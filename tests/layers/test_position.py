@@ -80,7 +80,7 @@ def test_sines_tell_all_places_apart():
 
 
 def rotate(size, channels=16, dtype=torch.float64):
-    return Rotation.of_grid(size, channels, torch.empty(0, dtype=dtype))
+    return Rotation.of_grid(size, channels, dtype)
 
 
 def scores(rotation, query, key):

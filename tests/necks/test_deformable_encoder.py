@@ -122,7 +122,7 @@ def pixel_decoder(neck, levels):
         positional_encoding=dict(num_feats=WIDTH // 2, normalize=True),
     ).eval()
     # The same sines in another order of channels: see the test below.
-    reference.postional_encoding.forward = lambda mask: sine_positions(WIDTH, mask.shape[-2:], 2 * torch.pi)
+    reference.postional_encoding.forward = lambda mask: sine_positions(WIDTH, tuple(mask.shape[-2:]), 2 * torch.pi)
     state = {"level_encoding.weight": neck.level_embedding.flip(0)}
     fine = neck.fine_levels
     convolutions = {"input_convs": neck.projections[fine:], "lateral_convs": neck.projections[:fine]}

@@ -91,6 +91,7 @@ def test_fingerprint_is_of_what_decides_a_result(write, tmp_path):
         (dict(checkpoint="last"), "checkpoint is one of ('final', 'best'), not 'last'"),
         (dict(percent="yes"), "percent is true or false"),
         (dict(minutes=0), "minutes is a number above 0"),
+        (dict(also="mAcc"), "also is a list of names of figures, not 'mAcc'"),
         (dict(processes=0), "processes is a whole number from 1 up"),
         (dict(models={}), "models is names"),
         (dict(models={"a/b": "hybrid.py"}), "models is names"),

@@ -11,6 +11,7 @@ from hybrid_dense.report.study_tables import (
     FOR_TERMINALS,
     chance,
     difference_rows,
+    further_rows,
     model_rows,
     overview_rows,
     read_robustness,
@@ -25,7 +26,7 @@ def entry(metric, minutes, **more):
     base = dict(metric=metric, sd=0.012, seeds=[0, 1], metrics=[metric - 0.01, metric + 0.01], metric_name="mIoU")
     base |= dict(title="CamVid", study="camvid.yaml", split="val", checkpoint="best", reference="hybrid")
     base |= dict(params=4_700_000, epochs=90, iterations=9000, train_minutes=minutes, planned_minutes=40)
-    base |= dict(validations=9, machine="a CPU", commit="abc")
+    base |= dict(validations=9, machine="a CPU", commit="abc", also={})
     return dict(base, splits=dict(val=dict(metric=metric, interval=[metric - 0.02, metric + 0.02])), **more)
 
 
@@ -50,6 +51,15 @@ def test_models_with_spread_size_and_time(summary):
     summary["cnn"]["splits"]["val"].pop("interval")
     assert model_rows(summary)[1][1][1:6] == ("0.7000", "0.6900, 0.7100", "–", "4.70", "9000 iterations")
     assert model_rows(summary, FOR_TERMINALS)[1][1] == ("cnn", "0.7000", "–", "4.70", "30.0")
+
+
+def test_further_figures_where_a_study_asks_for_them(summary):
+    assert further_rows(summary)[1] == []
+    for model, entry in summary.items():
+        entry["also"] = dict(mAcc=len(model) / 10, aAcc=0.9)
+    expected = ("model", "mAcc", "aAcc"), [("hybrid", "0.6000", "0.9000"), ("cnn", "0.3000", "0.9000")]
+    assert further_rows(summary) == expected
+    assert "| hybrid | 0.6000 | 0.9000 |" in study_sections(dict(camvid=summary), {}, "../results")
 
 
 def test_differences_and_other_splits(summary):

@@ -294,6 +294,18 @@ def test_a_figure_in_percent_that_is_taken_for_a_share_is_noticed(folder, start,
     assert "mIoU is 50, and 0.5 by its images; percent: true in" in said
 
 
+def test_a_further_figure_is_a_mean_over_seeds_and_one_that_nobody_gives_is_named(folder, start, finish):
+    study = yaml.safe_load((folder / "toy.yaml").read_text())
+    (folder / "toy.yaml").write_text(yaml.safe_dump(dict(study, also=["mIoU"], seeds=[0]), sort_keys=False))
+    assert finish(start())[0] == 0
+    for entry in summary(folder).values():
+        assert entry["also"] == dict(mIoU=entry["metric"])
+    (folder / "toy.yaml").write_text(yaml.safe_dump(dict(study, also=["PQ"]), sort_keys=False))
+    code, begun, said = finish(start())
+    assert (code, begun) == (2, [])
+    assert f"the evaluator gives no 'PQ', which {folder}/toy.yaml names under also: mIoU" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

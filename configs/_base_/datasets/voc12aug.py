@@ -1,6 +1,6 @@
 # PASCAL VOC 2012 with the augmented training set (Hariharan et al. 2011): 10,582 images. Beside the official
 # data/VOCdevkit/VOC2012 it needs SegmentationClassAug/ and ImageSets/Segmentation/aug.txt, which mmseg's
-# tools/dataset_converters/voc_aug.py writes.
+# tools/dataset_converters/voc_aug.py writes (commands: docs/zoo.md).
 _base_ = "semantic.py"
 data_root = "data/VOCdevkit/VOC2012/"
 train_dataloader = dict(
