@@ -23,9 +23,15 @@ TYPE_KEYS = ("type", "constructor")
 SCOPE_KEYS = ("_scope_", "default_scope")
 # Files that mmengine and the hosts run or unpickle, wherever a config names them; mmengine's YAML reader obeys tags.
 PROGRAMS = (".py", ".yaml", ".yml", ".pkl", ".pickle", ".np", ".npy")
-# Parts that evaluate texts of their config, and texts that are evaluated or imported from.
-EVALUATING_TYPES = ("RFSearchHook",)
-EVALUATED_KEYS = {"warp_mode": re.compile(r"cv2\.MOTION_[A-Z]+"), "sys_path": re.compile(r"(?!)")}
+# Parts that evaluate texts of their config, or open a file as a pickle whatever it is called.
+EVALUATING_TYPES = ("RFSearchHook", "RefCocoDataset", "OpenImagesChallengeDataset")
+# Texts that are evaluated, imported from or say that files are pickles, and what they may be.
+EVALUATED_KEYS = {
+    "warp_mode": re.compile(r"cv2\.MOTION_[A-Z]+"),
+    "decode_backend": re.compile("numpy|nifti|cv2"),
+    "sys_path": re.compile(r"(?!)"),
+    "checkpoint_path": re.compile(r"(?!)"),  # timm's, which opens it without restriction
+}
 
 
 def check(content: dict, source: object) -> None:
@@ -67,7 +73,7 @@ def _check(value: object, source: object, path: tuple[str, ...] = ()) -> None:
             elif key in SCOPE_KEYS and inner is not None and inner not in SCOPES:
                 raise ValueError(f"{place}={inner!r} is none of {', '.join(SCOPES)}")
             elif key in EVALUATED_KEYS and isinstance(inner, str) and not EVALUATED_KEYS[key].fullmatch(inner):
-                raise ValueError(f"{place}={inner!r} would be run as Python, and this config is data")
+                raise ValueError(f"{place}={inner!r} would run Python or open a pickle, and this config is data")
             _check(inner, source, (*path, str(key)))
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):

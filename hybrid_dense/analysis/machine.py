@@ -107,7 +107,8 @@ def limit_memory(device: torch.device, size: int) -> None:
     """Let this process allocate no more than ``size`` bytes beyond what it holds; more raises an error in torch."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), index)
     else:
         # Linux counts private writable memory under this limit; virtual, so what is held is not all that is counted.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_status("VmData") + size, resource.RLIM_INFINITY))

@@ -23,6 +23,11 @@ class SerialResNeXtViT(HybridBackbone):
     def build_vit(self, options: dict) -> ViT:
         return ViT(replace(self.vit_arch, patch=1), self.cnn.features[2].channels, **select(options, ViT))
 
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """As in every backbone, but for the projection of C4, which no trunk brings from its pretraining."""
+        depth, layers = super().get_layer_depth(param_name, prefix)
+        return (layers - 1 if param_name.startswith(f"{prefix}vit.patch_embed.") else depth), layers
+
     def fusion_streams(self) -> list[tuple[FeatureSpec, FeatureSpec]]:
         c4 = self.cnn.features[2]
         return [(c4, replace(self.vit.feature, stride=c4.stride))] * NUM_STAGES

@@ -87,7 +87,8 @@ def read_config(path: Path) -> Config:
         raise CommandError(f"no config file {path}" + (f"; near it: {', '.join(near)}" if near else ""))
     try:
         return config_file.read_config(path)
-    except TypeError as error:  # mmengine's on a part that is a dict here and none in the base
+    # TypeError is mmengine's on a part that is a dict here and none in the base.
+    except (SyntaxError, TypeError) as error:
         raise CommandError(f"{path}: {error}") from error
 
 
@@ -96,7 +97,7 @@ def stretch_schedule(cfg: Config, epochs: int) -> None:
 
     Warm-ups that count steps stay. Validations come no farther apart than the config has them.
     """
-    if "max_epochs" not in cfg.get("train_cfg", {}):
+    if "max_epochs" not in (cfg.get("train_cfg") or {}):
         raise CommandError(f"--epochs needs train_cfg.max_epochs in {cfg.filename}; this config trains by iterations")
     loop = cfg.train_cfg
     ratio = epochs / loop.max_epochs
@@ -159,7 +160,9 @@ def join_processes(cfg: Config, launcher: str) -> bool:
         return join_group(options.get("backend", "nccl"), options.get("timeout"))
     restarted = join_group("gloo", options.get("timeout"))
     idle = cfg.get("find_unused_parameters", False)  # which mmengine leaves aside where there is a wrapper
-    cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel", find_unused_parameters=idle))
+    # As mmengine's own wrapping on GPUs.
+    wrapping = dict(type="MMDistributedDataParallel", find_unused_parameters=idle, broadcast_buffers=False)
+    cfg.setdefault("model_wrapper_cfg", wrapping)
     cfg.model_wrapper_cfg.device_ids = None
     cfg.sync_bn = None  # torch's takes CUDA tensors only
     return restarted

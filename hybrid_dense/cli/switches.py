@@ -66,7 +66,7 @@ def describe_training(cfg: Config, processes: int) -> str:
     """One line on what a training uses: device, precision, batch, accumulation, compilation, checkpointing, EMA."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    machine = torch.cuda.get_devicetype_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "").strip()
+    machine = torch.cuda.get_device_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "").strip()
     hooks = {type_name(hook): hook for hook in cfg.get("custom_hooks") or []}
     precision = "float32"
     if "AutocastHook" in hooks:
@@ -75,9 +75,9 @@ def describe_training(cfg: Config, processes: int) -> str:
             precision = f"float32 ({device.type} without native {precision})"
     elif cuda and cfg.get("tf32", True):
         precision = "float32 (TF32)"
-    loader = cfg.train_dataloader
+    loader = cfg.get("train_dataloader")
     if loader is None:
-        raise CommandError("train_dataloader is None; a training needs one")
+        raise CommandError("the config has no train_dataloader; a training needs one")
     images = loader.batch_size if "batch_size" in loader else loader.batch_sampler.batch_size
     accumulated = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
     backbone = cfg.model.get("backbone") or {}
@@ -96,12 +96,19 @@ def describe_training(cfg: Config, processes: int) -> str:
 def _accumulate(cfg: Config, count: int) -> None:
     if count < 1:
         raise CommandError(f"--accumulate {count} is no number of batches; 1 is a step for each")
-    before = cfg.optim_wrapper.get("accumulative_counts", 1)
-    cfg.optim_wrapper.accumulative_counts = count
+    wrapper = _optim_wrapper(cfg, "--accumulate")
+    before = wrapper.get("accumulative_counts", 1)
+    wrapper.accumulative_counts = count
     scaling = cfg.get("auto_scale_lr") or {}
     if "base_batch_size" in scaling:
         # mmengine divides images × processes by it; the real batch has the accumulated images in it as well.
         scaling.base_batch_size = scaling.base_batch_size * before / count
+
+
+def _optim_wrapper(cfg: Config, switch: str) -> dict:
+    if not cfg.get("optim_wrapper"):
+        raise CommandError(f"{switch}: the config has no optim_wrapper; a training needs one")
+    return cfg.optim_wrapper
 
 
 def _recompute(cfg: Config, on: bool) -> None:
@@ -118,7 +125,7 @@ def _average(cfg: Config, momentum: float | bool) -> None:
         raise CommandError(f"--ema {momentum} is no momentum; it lies between 0 and 1, such as {EMA_MOMENTUM}")
     found = next((hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) == "EMAHook"), None)
     if found is None:
-        count = cfg.optim_wrapper.get("accumulative_counts", 1)
+        count = _optim_wrapper(cfg, "--ema").get("accumulative_counts", 1)
         found = dict(
             type="EMAHook",
             ema_type="MomentumAnnealingEMA",

@@ -116,7 +116,7 @@ def train(args: argparse.Namespace) -> int:
     if args.epochs is not None:
         stretch_schedule(cfg, args.epochs)
     if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise CommandError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in {args.config}")
         cfg.auto_scale_lr.enable = True
     if args.max_broken is not None:

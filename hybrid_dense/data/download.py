@@ -358,12 +358,12 @@ def unpack_one(path: Path, folder: Path, report: Report) -> list[str]:
             wanted = (info for info in archive.infolist() if not info.filename.startswith("__MACOSX/"))
             members = {info.filename: info for info in wanted if not info.is_dir()}
             kinds = {name: stat.S_IFMT(info.external_attr >> 16) for name, info in members.items()}
-            check_names([name for name, kind in kinds.items() if kind in (0, stat.S_IFREG)], kinds, path)
+            check_names({name for name, kind in kinds.items() if kind in (0, stat.S_IFREG)}, kinds, path)
             write_members(path, folder, {name: info.file_size for name, info in members.items()}, archive.open, report)
     elif tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             members = {info.name: info for info in archive if not info.isdir()}
-            check_names([name for name, info in members.items() if info.isreg()], members, path)
+            check_names({name for name, info in members.items() if info.isreg()}, members, path)
             sizes = {name: info.size for name, info in members.items()}
             write_members(path, folder, sizes, lambda name: archive.extractfile(members[name]), report)
     else:
@@ -371,7 +371,7 @@ def unpack_one(path: Path, folder: Path, report: Report) -> list[str]:
     return list(members)
 
 
-def check_names(plain: list[str], names: dict, path: Path) -> None:
+def check_names(plain: set[str], names: dict, path: Path) -> None:
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/"))
         if name not in plain or parts.is_absolute() or ".." in parts.parts or not parts.parts:

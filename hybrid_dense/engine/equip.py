@@ -12,7 +12,7 @@ REPLACED: dict[str, str] = {
     "OptimWrapper": "GuardedOptimWrapper",
 }
 # Hooks that every training gets, unless its config has one of that type.
-ADDED: tuple[str, ...] = ("SignalHook", "SicknessHook", "WatchdogHook", "BatchSizeHook")
+ADDED: tuple[str, ...] = ("SignalHook", "SicknessHook", "WatchdogHook", "BatchSizeHook", "BroadcastBuffersHook")
 
 
 def equip(cfg: Config) -> Config:

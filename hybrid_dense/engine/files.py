@@ -7,16 +7,43 @@ killed at any moment of it. What a killed one leaves behind, `clean_up` removes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 CHECKSUM_SUFFIX = ".sha256"
 CHECKPOINT_SUFFIX = ".pth"
+LOCK = ".training"
 
 _TEMPORARY_SUFFIX = ".tmp-save"
 _REPLACED_SUFFIX = ".replaced"
+
+
+def hold(folder: Path, seconds: float = 5.0) -> int | None:
+    """Hold a folder for this process until it ends; returns the open lock, None where the file system has no locks.
+
+    A killed process holds nothing, and neither do the workers that it leaves behind.
+
+    Raises:
+        ValueError: another process holds it, and still does after ``seconds``.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > end:
+                os.close(descriptor)
+                raise ValueError(f"another training works in {folder}; stop it, or take another --work-dir") from None
+            time.sleep(0.1)
+        except OSError:
+            os.close(descriptor)
+            return None
 
 
 def temporary_path(path: Path) -> Path:

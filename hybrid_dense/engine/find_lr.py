@@ -16,6 +16,7 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.runner import Runner
 
+from hybrid_dense.engine.loops import NO_BATCH
 from hybrid_dense.engine.rehearsal import begin
 from hybrid_dense.engine.stop import TrainingStopped
 
@@ -164,5 +165,10 @@ def _endless(loader) -> Iterator:
     while True:
         if hasattr(loader.sampler, "set_epoch"):
             loader.sampler.set_epoch(epoch)
-        yield from loader
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError(NO_BATCH)
         epoch += 1

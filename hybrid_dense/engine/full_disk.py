@@ -29,14 +29,16 @@ def describe_failure(path: Path, error: Exception, command: str, needed: int = 0
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free / 2**20
     return (
-        f"{path} could not be written, the disk is full: {size}{free:.1f} MiB free. Earlier checkpoints are whole; "
-        f"make room, then go on with: {command}"
+        f"{path} could not be written, the disk is full, or a quota: {size}{free:.1f} MiB free. Earlier "
+        f"checkpoints are whole; make room, then go on with: {command}"
     )
 
 
 def is_write_failure(error: Exception) -> bool:
-    """Whether the disk is to blame. torch's own writer of archives reports that as a RuntimeError."""
-    return isinstance(error, OSError) or (isinstance(error, RuntimeError) and "inline_container" in str(error))
+    """Whether the disk is to blame. torch's own writer of archives reports that as a RuntimeError; its reader too."""
+    if isinstance(error, RuntimeError):
+        return "inline_container" in str(error) and "StreamReader" not in str(error)
+    return isinstance(error, OSError)
 
 
 @contextlib.contextmanager

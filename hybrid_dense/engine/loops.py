@@ -17,6 +17,8 @@ from hybrid_dense.engine.data_order import Draw, put_in_order
 from hybrid_dense.engine.hooks.exact_resume import ExactResumeHook
 from hybrid_dense.engine.random_states import seed_everything
 
+NO_BATCH = "the training set is smaller than one batch and drop_last leaves it out; take a smaller batch_size"
+
 
 class ExactLoop:
     """What both loops share; stands before mmengine's loop among the bases."""
@@ -107,6 +109,11 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     CustomSampleSizeSampler, and transforms with a generator or a cache of their own.
     """
 
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        if not len(self.dataloader):
+            raise ValueError(NO_BATCH)
+
     def run_epoch(self) -> None:
         if self.order.epoch != self._epoch:
             self.place_data(self._epoch, 0)
@@ -176,7 +183,10 @@ class _EndlessBatches:
         except StopIteration:
             self.loop.place_data(self.loop.order.epoch + 1, 0)
             self.begin()
-            return next(self.batches)
+            batch = next(self.batches, None)
+            if batch is None:
+                raise ValueError(NO_BATCH) from None
+            return batch
 
     def begin(self) -> None:
         if hasattr(self.loop.sampler, "set_epoch"):

@@ -19,6 +19,9 @@ from hybrid_dense.engine.parts import unwrap
 
 # Backbones, necks and heads by the names that both hosts give them; several heads stand in a list, as `bbox_head.0`.
 PART = re.compile(r"(^|\.)(backbone|neck|\w*head)(\.\d+)?$")
+# mmcv's deformable attention (in Mask2Former's pixel decoder) has no kernel for bfloat16: it would sample level by
+# level in plain PyTorch, with a warning and several waits for the GPU in every layer.
+IN_FLOAT32 = ("MultiScaleDeformableAttention",)
 # Short words for what a model computes in, and the names that torch and configs have for them.
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # What autocast computes in; float32 needs none.
@@ -43,6 +46,8 @@ def autocast_modules(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> l
             # On the instance and not as a hook: mmseg calls `head.forward` itself. A partial survives deepcopy (EMA).
             module.forward = partial(_forward_autocast, _plain_forward(module), dtype)
             covered.append(name)
+        elif type(module).__name__ in IN_FLOAT32 and "forward" not in vars(module):
+            module.forward = partial(_forward_float32, module.forward)
     return covered
 
 
@@ -64,6 +69,12 @@ def _forward_autocast(forward, dtype: torch.dtype, *args, **kwargs):
     device = next((tensor.device.type for tensor in _tensors((args, kwargs))), "cpu")
     with torch.autocast(device, dtype):
         return _to_float32(forward(*args, **kwargs))
+
+
+def _forward_float32(forward, *args, **kwargs):
+    device = next((tensor.device.type for tensor in _tensors((args, kwargs))), "cpu")
+    with torch.autocast(device, enabled=False):
+        return forward(*_to_float32(args), **_to_float32(kwargs))
 
 
 def _tensors(values):

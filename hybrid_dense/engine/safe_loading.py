@@ -91,7 +91,8 @@ def disarm(content, folder: Path | None = None):
         if name == "keep_ckpt_ids":
             kept = value if _are(int, value) else []
         elif name == "mid_epoch_ckpts":
-            kept = [Path(file).name for file in value] if _are(str, value) else []
+            names = [Path(file).name for file in value] if _are(str, value) else []
+            kept = [file for file in names if file.endswith(".pth")]
         elif str(name).startswith(("best_ckpt", "last_ckpt")):
             file = Path(value).name if isinstance(value, str) else ""
             kept = str(folder / file) if folder is not None and file.endswith(".pth") else None

@@ -73,8 +73,10 @@ def compare_maps(
     A pair of one class matches where its IoU exceeds one half; pixels without truth count for no union. A prediction
     without a match is ignored where more than half of it lies on pixels without truth or on a crowd of its class.
     """
-    pairs, counts = np.unique(np.stack((truth.ravel(), prediction.ravel())), axis=1, return_counts=True)
-    shared = {(int(first), int(second)): int(count) for (first, second), count in zip(pairs.T, counts, strict=True)}
+    # One number for each pair of ids: sorting pairs is a hundred times slower.
+    base = int(prediction.max(initial=0)) + 1
+    pairs, counts = np.unique(truth.astype(np.int64) * base + prediction, return_counts=True)
+    shared = {divmod(pair, base): count for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)}
     truth_area, found_area = areas(truth), areas(prediction)
     tallies, matched_truth, matched_found = Tallies(), set(), set()
     predicted = {segment.id: segment for segment in found}

@@ -50,7 +50,8 @@ class ImageClassifier(BaseModel):
         if mode == "loss":
             return dict(loss=F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing))
         scores = logits.softmax(dim=1)
-        answers = [dict(pred_label=int(row.argmax()), scores=row) for row in scores]
+        found = scores.argmax(dim=1).tolist()
+        answers = [dict(pred_label=label, scores=row) for label, row in zip(found, scores, strict=True)]
         if labels is None:
             return answers
-        return [dict(answer, gt_label=int(label)) for answer, label in zip(answers, labels, strict=True)]
+        return [dict(answer, gt_label=label) for answer, label in zip(answers, labels.tolist(), strict=True)]

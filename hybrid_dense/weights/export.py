@@ -107,6 +107,7 @@ def export(
         save_file(stored, temporary, metadata={"format": "pt", CARD_KEY: text})
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        card_path(out).unlink(missing_ok=True)  # no weights beside the card of others, wherever this is killed
         os.replace(temporary, out)
     finally:
         discard_temporary(out)

@@ -10,6 +10,7 @@ from hybrid_dense.study.results import read_results
 
 METRICS = "metrics.json"
 FROM_RUN = ("seed", "commit", "machine", "epochs", "iterations")
+OF_A_RUN = (*FROM_RUN, "model", "figures", "metric", "metric_name", "split", "train_minutes")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def read_measured(checkpoint: Path, metrics: str | Path | None, seed: int | None
         raise ValueError(f"{path} holds no figures by name")
     if "fingerprint" not in content:
         return Measured(path, content)
+    if missing := [name for name in OF_A_RUN if name not in content]:
+        raise ValueError(f"{path} is not as a study writes it: it lacks {', '.join(missing)}")
     if seed is not None and seed != content["seed"]:
         raise ValueError(f"{path} is of seed {content['seed']}, {checkpoint} of seed {seed}; name the file of its run")
     return Measured(

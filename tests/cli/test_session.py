@@ -102,7 +102,9 @@ def test_processes_on_a_cpu_wait_for_idle_weights_or_not_as_the_config_says(idle
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cfg = Config(dict(find_unused_parameters=idle))
     join_processes(cfg, "pytorch")
-    assert cfg.model_wrapper_cfg == dict(type="MMDistributedDataParallel", find_unused_parameters=idle, device_ids=None)
+    assert cfg.model_wrapper_cfg == dict(
+        type="MMDistributedDataParallel", find_unused_parameters=idle, broadcast_buffers=False, device_ids=None
+    )
 
 
 @pytest.mark.parametrize(

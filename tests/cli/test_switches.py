@@ -185,6 +185,25 @@ def test_one_line_says_what_a_training_uses(monkeypatch):
     )
 
 
+def test_the_line_names_the_gpu(monkeypatch):
+    monkeypatch.setattr(switches, "computes", lambda device, dtype: device.type == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    line = describe_training(switch(config(), "--amp"), 8)
+    assert line.startswith("training on cuda (NVIDIA H100): bfloat16, 8 processes × 2 images = 16 images a step, ")
+
+
+def test_what_a_training_needs_is_named():
+    cfg = config()
+    cfg.pop("train_dataloader")
+    with pytest.raises(CommandError, match="no train_dataloader"):
+        describe_training(cfg, 1)
+    cfg.pop("optim_wrapper")
+    for words in (["--accumulate", "2"], ["--ema"]):
+        with pytest.raises(CommandError, match=f"{words[0]}: the config has no optim_wrapper"):
+            switch(cfg, *words)
+
+
 def test_the_line_leaves_a_wrong_batch_to_the_loader():
     cfg = config()
     cfg.train_dataloader.batch_size = 0

@@ -117,6 +117,11 @@ MISTAKES = [
     ([DEMO, "--cfg-options", *SMALL, f"train_dataloader.dataset.metainfo.classes={CLASSES_BUT_ONE_MISSPELT}"],
      "'triangel'.*did you mean 'triangle'"),
     ([DEMO, "--cfg-options", *SMALL, "model.roi_head.bbox_head.num_classes=80"], "num_classes=80 .* 6 classes"),
+    (["broken.py"], r"broken\.py: .*syntax"),
+    ([DEMO, "--epochs", "2", "--cfg-options", *SMALL, "train_cfg=None"], r"--epochs needs train_cfg\.max_epochs"),
+    ([DEMO, "--auto-scale-lr", "--cfg-options", *SMALL, "auto_scale_lr=None"], "--auto-scale-lr needs auto_scale_lr"),
+    ([DEMO, "--cfg-options", *SMALL, "train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],
+     "the training set is smaller than one batch"),
 ]  # fmt: skip
 # One process for all of them: loading the hosts takes longer than finding the mistake.
 TRAIN_ALL = """
@@ -134,6 +139,7 @@ open(sys.argv[1], "w").write(json.dumps(said))
 def answers(tmp_path_factory) -> list[tuple[int, str]]:
     """Exit code and error stream of `hybrid-dense train` for each of the mistakes."""
     folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "broken.py").write_text("model = dict(\n")
     words = json.dumps([[str(word) for word in arguments] for arguments, _ in MISTAKES])
     program = [sys.executable, "-c", TRAIN_ALL, folder / "answers.json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HYBRID_DENSE_CACHE": str(folder / "cache")}

@@ -37,6 +37,9 @@ def test_layers_of_both_trunks_count_from_their_input(name):
             expected |= {n: (index + 1, blocks + 2) for n in names_of(block, f"vit.blocks.{index}")}
         for top in ("norm", "residuals"):
             expected |= {n: (blocks + 1, blocks + 2) for n in names_of(getattr(backbone.vit, top), f"vit.{top}")}
+        if backbone.vit.patch_embed.patch == 1:  # of C4, and new: no file has it
+            embed = names_of(backbone.vit.patch_embed, "vit.patch_embed")
+            expected |= {n: (blocks + 1, blocks + 2) for n in embed}
     assert {n: backbone.get_layer_depth(n) for n in expected} == expected
     assert {"vit.pos_embed", "vit.cls_token", "vit.reg_token"} <= set(expected) or not hasattr(backbone, "vit")
 

@@ -14,7 +14,7 @@ import hybrid_dense
 from hybrid_dense.data.check import check_data, check_num_classes
 from hybrid_dense.data.checks.examine import examine
 from hybrid_dense.data.checks.read_coco import read_coco
-from hybrid_dense.data.checks.read_config import read_config
+from hybrid_dense.data.checks.read_config import needs_masks, read_config
 from hybrid_dense.data.checks.read_folder import read_folder
 from hybrid_dense.data.checks.read_voc import read_voc
 
@@ -118,6 +118,20 @@ def test_bytes_that_are_no_text_and_missing_files_say_so(tmp_path, image):
 def test_parts_that_no_loader_can_read_are_named(tmp_path, image, parts, message):
     findings = found(tmp_path, image, coco(image) | parts)
     assert any(message in finding.message for finding in findings if finding.kind == "annotation-unreadable")
+
+
+@pytest.mark.parametrize(
+    ("step", "needed"),
+    [
+        (dict(type="LoadAnnotations", with_bbox=True), False),
+        (dict(type="LoadAnnotations", with_mask=True), True),
+        (dict(type="LoadLateMasks"), True),
+        (dict(type="LoadLateMasks", with_mask=False), False),
+    ],
+    ids=str,
+)
+def test_masks_are_needed_where_they_are_loaded(step, needed):
+    assert needs_masks(dict(pipeline=[dict(type="LoadImageFromFile"), step])) is needed
 
 
 def test_a_mask_head_needs_a_mask_for_each_object(tmp_path, image):

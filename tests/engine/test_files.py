@@ -177,6 +177,27 @@ def test_clean_up_removes_what_killed_runs_leave_and_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+def hold_elsewhere(folder: Path) -> bool:
+    """Whether another process gets the folder."""
+    process = os.fork()
+    if process == 0:
+        try:
+            files.hold(folder, seconds=0.2)
+        except ValueError as error:
+            os._exit(1 if f"another training works in {folder}" in str(error) else 2)
+        os._exit(0)
+    return {0: True, 1: False}[os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])]
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    assert hold_elsewhere(tmp_path)  # and let go by its end
+    lock = files.hold(tmp_path)
+    assert not hold_elsewhere(tmp_path)
+    os.close(files.hold(tmp_path))  # the same process may train again
+    os.close(lock)
+    assert hold_elsewhere(tmp_path)
+
+
 def test_a_full_disk_is_one_line_with_what_is_needed_and_free(tmp_path):
     free = shutil.disk_usage(tmp_path).free / 2**20
     error = OSError(errno.ENOSPC, "No space left on device")
@@ -200,6 +221,9 @@ def test_any_writer_that_finds_the_disk_full_stops_the_training(tmp_path):
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")  # torch.save's own
     with pytest.raises(RuntimeError), full_disk.stopping_on_full_disk(tmp_path):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    reader = "[enforce fail at inline_container.cc] PytorchStreamReader failed reading zip archive: invalid header"
+    with pytest.raises(RuntimeError), full_disk.stopping_on_full_disk(tmp_path):
+        raise RuntimeError(reader)
     with pytest.raises(PermissionError), full_disk.stopping_on_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 

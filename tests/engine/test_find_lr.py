@@ -73,6 +73,11 @@ def test_nothing_is_different_afterwards(model):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_loader_without_a_batch_is_named(model):
+    with pytest.raises(ValueError, match="smaller than one batch"):
+        sweep(model, wrap(model), Loader(), low=1e-4, high=1, steps=30)
+
+
 def test_groups_keep_their_share(model):
     wrapper, seen = wrap(model), []
     step = wrapper.optimizer.step

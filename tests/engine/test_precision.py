@@ -8,6 +8,7 @@ import mmdet.models  # noqa: F401  (registers the models)
 import mmseg.models  # noqa: F401
 import pytest
 import torch
+from mmcv.ops import MultiScaleDeformableAttention
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import ConfigDict
@@ -389,6 +390,25 @@ def test_exchanging_a_forward_keeps_autocast_around_it(covered):
     precision.exchange_forward(model.backbone, exchange)
     assert torch.equal(first_output(model, images), plain)
     assert ran == [covered]
+
+
+def test_deformable_attention_of_mmcv_stays_in_float32():
+    """Its kernel takes no bfloat16."""
+    head = nn.Module()
+    sizes = dict(embed_dims=32, num_heads=2, num_levels=1, num_points=2)
+    head.attention = MultiScaleDeformableAttention(**sizes, batch_first=True).eval()
+    for _ in range(2):
+        assert autocast_modules(nn.ModuleDict(dict(decode_head=head))) == ["decode_head"]
+    seen = []
+    head.attention.value_proj.register_forward_hook(lambda _, __, value: seen.append(value.dtype))
+    query = torch.randn(1, 12, 32).bfloat16()
+    places = dict(reference_points=torch.rand(1, 12, 1, 2), level_start_index=torch.tensor([0]))
+    places["spatial_shapes"] = torch.tensor([[3, 4]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.attention(query, value=query, **places)
+    assert seen == [torch.float32]
+    expected = MultiScaleDeformableAttention.forward(head.attention, query.float(), value=query.float(), **places)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.fixture

@@ -189,6 +189,14 @@ def test_the_bad_part_of_an_accumulated_step_is_named(tmp_path):
     assert safe_load(tmp_path / "sick/iter_6/state.pth")["meta"]["iter"] == 3
 
 
+def test_the_log_stays_finite_where_an_accumulated_part_is_bad(tmp_path):
+    runner = training.build(
+        tmp_path, marks=NAN, hooks=[hook(on_nonfinite="skip")], wrapper=dict(accumulative_counts=3)
+    )
+    runner.train()
+    assert torch.isfinite(torch.tensor(runner.message_hub.get_scalar("train/loss").data[0])).all()
+
+
 def test_averages_are_not_updated_with_a_step_that_was_not_taken(tmp_path):
     ema = dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.5, update_buffers=True)
     runner = training.build(tmp_path, marks=NAN, hooks=[ema, hook(on_nonfinite="skip")], epochs=1)

@@ -244,7 +244,7 @@ def test_a_checkpoint_deletes_nothing_outside_its_folder(tmp_path):
         best_ckpt_c=["x.pth"],
         last_ckpt="../thesis/epoch_3.pth",
         keep_ckpt_ids=["/../../thesis/x"],
-        mid_epoch_ckpts=["../thesis/iter_3.pth"],
+        mid_epoch_ckpts=["../thesis/iter_3.pth", "", ".", "/", "..", "config.py"],
         iter=7,
     )
     disarm(dict(message_hub=dict(runtime_info=info)), mine)

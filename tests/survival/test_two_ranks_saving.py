@@ -1,6 +1,7 @@
 """Two processes over gloo: one writes, and both end well or neither goes ahead."""
 
 import errno
+import functools
 import os
 import time
 from pathlib import Path
@@ -8,11 +9,11 @@ from pathlib import Path
 import torch
 from mmengine.hooks import Hook
 from processes import start
-from toy_training import STEPS, build, checkpoints, train
+from toy_training import STEPS, Scores, build, checkpoints, train
 
 from hybrid_dense.engine import files
 from hybrid_dense.engine.checkpoint import safe_load
-from hybrid_dense.engine.hooks import AtomicCheckpointHook
+from hybrid_dense.engine.hooks import AtomicCheckpointHook, BroadcastBuffersHook
 from hybrid_dense.engine.latest import find_damage, find_latest
 from hybrid_dense.engine.stop import WRITE_FAILED, TrainingStopped
 
@@ -76,6 +77,41 @@ def test_a_full_disk_on_the_one_that_writes_stops_both(tmp_path):
     assert "disk is full" in (tmp_path / "rank0.log").read_text()
     assert checkpoints(tmp_path / "run") == ["epoch_1.pth", "last_checkpoint"]
     assert find_latest(tmp_path / "run") == tmp_path / "run" / "epoch_1.pth"
+
+
+def test_a_folder_in_which_another_training_works_is_refused_on_both(tmp_path):
+    train(tmp_path / "run", 1)
+    half = files.temporary_path(tmp_path / "run" / "epoch_2.pth")
+    half.write_text("what the other one is about to save")
+    lock = files.hold(tmp_path / "run")
+
+    def action(rank):
+        files.hold = functools.partial(files.hold, seconds=0.1)
+        train(tmp_path / "run", 2, **DISTRIBUTED)
+
+    assert on_two_ranks(tmp_path, action) == [1, 1]
+    os.close(lock)
+    assert half.exists()
+    for rank in range(2):
+        assert "another training works in" in (tmp_path / f"rank{rank}.log").read_text().splitlines()[-1]
+
+
+class OwnStatistics(Hook):
+    """Buffers of each rank's own after an epoch, and those that a validation finds."""
+
+    def after_train_epoch(self, runner):
+        runner.model.module.ballast.fill_(runner.rank + 1)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        assert runner.model.module.ballast.tolist() == [1] * 3
+
+
+def test_both_validate_with_the_buffers_that_are_saved(tmp_path):
+    def action(rank):
+        hooks = [OwnStatistics(), BroadcastBuffersHook()]
+        train(tmp_path / "run", 1, ballast=3, hooks=hooks, scores=Scores(), **DISTRIBUTED)
+
+    assert on_two_ranks(tmp_path, action) == [0, 0], (tmp_path / "rank1.log").read_text()[-2000:]
 
 
 def test_both_go_on_from_what_the_first_one_found(tmp_path):

@@ -92,7 +92,7 @@ def defined_in(kind: type | None, method: str) -> str | None:
 
 def needs_masks(dataset: dict) -> bool:
     """Whether a mask is loaded for each object."""
-    return any(step.get("with_mask") for step in dataset.get("pipeline") or ())
+    return any(step.get("with_mask", step.get("type") == "LoadLateMasks") for step in dataset.get("pipeline") or ())
 
 
 def ignored_labels(model: dict, dataset: dict) -> frozenset[int]:

@@ -1,6 +1,7 @@
 """Hooks that mmengine lacks."""
 
 from hybrid_dense.engine.hooks.batch import BatchSizeHook
+from hybrid_dense.engine.hooks.buffers import BroadcastBuffersHook
 from hybrid_dense.engine.hooks.checkpoints import AtomicCheckpointHook
 from hybrid_dense.engine.hooks.compile import CompileHook
 from hybrid_dense.engine.hooks.progress import RichProgressHook
@@ -12,6 +13,7 @@ from hybrid_dense.engine.hooks.watchdog import WatchdogHook
 __all__ = [
     "AtomicCheckpointHook",
     "BatchSizeHook",
+    "BroadcastBuffersHook",
     "CompileHook",
     "RichProgressHook",
     "SicknessHook",

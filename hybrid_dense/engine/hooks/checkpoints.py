@@ -68,10 +68,18 @@ class AtomicCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = {key: _info(hub, f"best_ckpt_{key}") for key in self.key_indicators}
         # Not a deque of fixed length: while the new one is written, there is one more.
         self.keep_ckpt_ids = list(getattr(self, "keep_ckpt_ids", ()))
+        refusal = None
         if self._is_local and is_main_process():
-            for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                if folder.is_dir():
-                    files.clean_up(folder)
+            try:
+                for folder in sorted({Path(self.out_dir), Path(runner.work_dir)}):
+                    if folder.is_dir():
+                        files.hold(folder)
+                        files.clean_up(folder)
+            except ValueError as error:
+                refusal = str(error)
+        refusals = list(filter(None, all_gather_object(refusal)))
+        if refusals:  # on every rank, or the others would wait
+            raise ValueError(refusals[0])
 
     def save_now(self, runner, finished: int | None = None) -> Path:
         """Save a checkpoint in the middle of an epoch, as ``iter_<finished iterations>.pth``; returns its path.

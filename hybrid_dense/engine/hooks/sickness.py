@@ -118,8 +118,8 @@ class SicknessHook(Hook):
             # Every rank is here: the norm of the gradients is the same for all.
             found, self.found = self.found, None
             self._treat(runner, found)
-            for name in [name for name, value in (outputs or {}).items() if not _is_finite(value)]:
-                del outputs[name]  # or the averages in the log would be NaN for many steps
+        for name in [name for name, value in (outputs or {}).items() if self.guarded and not _is_finite(value)]:
+            del outputs[name]  # or the averages in the log would be NaN for many steps
         if has_just_stepped(runner.optim_wrapper):
             self.steps = []
 
