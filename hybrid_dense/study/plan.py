@@ -15,7 +15,7 @@ from hybrid_dense.config_file import read_text
 
 CHECKPOINTS = ("final", "best")
 SPLITS = ("val", "test")
-MODEL_KEYS = ("config", "options")
+MODEL_KEYS = ("config", "options", "seeds")
 # The parts of a config on which the trained weights and their figures depend, beside the loaders.
 _DECIDING = (
     *("model", "train_cfg", "optim_wrapper", "param_scheduler", "custom_hooks", "load_from", "scenes"),
@@ -84,8 +84,8 @@ class Plan:
     Args:
         task: its name in the results, such as ``camvid``.
         metric: the figure that is compared, as the evaluator calls it: ``mIoU``, ``pascal_voc/AP50``.
-        models: name → config file (beside the YAML file), or → ``{config: …, options: {key: value}}``.
-        seeds: a training for each.
+        models: name → config file (beside the YAML file), or → ``{config: …, options: {key: value}, seeds: […]}``.
+        seeds: a training for each; a model may have fewer of them.
         also: further figures of the evaluator that the report shows, on the first split.
         title: the heading in the report; the task's name by default.
         percent: the evaluator gives percent; the results are shares of 1.
@@ -131,7 +131,7 @@ class Plan:
 
         Args:
             only: models to take; all by default.
-            seeds: seeds to take, of the plan or others; the plan's by default.
+            seeds: seeds to take, of the plan or others; by default each model's own, or the plan's.
             options: changes to every config.
 
         Raises:
@@ -143,8 +143,8 @@ class Plan:
         return [
             self.run(name, seed, options)
             for seed in (self.seeds if seeds is None else seeds)
-            for name in self.models
-            if not only or name in only
+            for name, model in self.models.items()
+            if (not only or name in only) and (seeds is not None or seed in model["seeds"])
         ]
 
 
@@ -170,7 +170,7 @@ def read_plan(path: str | Path) -> Plan:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     _check_values(content, path)
-    models = {name: _read_model(name, model, path) for name, model in content["models"].items()}
+    models = {name: _read_model(name, model, content["seeds"], path) for name, model in content["models"].items()}
     content = {
         **content,
         "models": models,
@@ -219,7 +219,7 @@ def _check_values(content: dict, path: Path) -> None:
     want("models", named, "names, fit for folders, with configs")
 
 
-def _read_model(name: str, model: object, path: Path) -> dict:
+def _read_model(name: str, model: object, seeds: list[int], path: Path) -> dict:
     model = {"config": model} if isinstance(model, str) else model
     if not isinstance(model, dict) or not isinstance(model.get("config"), str):
         raise ValueError(f"{path}: model {name} is a config file, or a config with options, not {model!r}")
@@ -227,13 +227,16 @@ def _read_model(name: str, model: object, path: Path) -> dict:
     options = model.get("options") or {}
     if not isinstance(options, dict):
         raise ValueError(f"{path}: the options of model {name} are keys with values, not {options!r}")
+    own = model.get("seeds", seeds)
+    if not isinstance(own, list) or not own or not all(seed in seeds for seed in own):
+        raise ValueError(f"{path}: the seeds of model {name} are some of {seeds}, not {own!r}")
     parts = [key for key, value in options.items() if isinstance(value, dict)]
     if parts:
         raise ValueError(f"{path}: option {parts[0]} of model {name} is a dict; give each value by its dotted key")
     config = path.parent / model["config"]
     if not config.is_file():
         raise FileNotFoundError(f"{path}: the config of model {name} is not there: {config}")
-    return dict(config=config, options=options)
+    return dict(config=config, options=options, seeds=own)
 
 
 def _is_folder_name(name: object) -> bool:

@@ -42,6 +42,12 @@ def test_runs_go_seed_by_seed_and_carry_their_options(write):
     assert run.read_config().model.depth == 2
 
 
+def test_a_model_may_have_fewer_seeds(write):
+    plan = read_plan(write(models=dict(hybrid="hybrid.py", cnn=dict(config="hybrid.py", seeds=[1]))))
+    assert [run.name for run in plan.runs()] == ["hybrid seed 0", "hybrid seed 1", "cnn seed 1"]
+    assert [run.name for run in plan.runs(seeds=[0])] == ["hybrid seed 0", "cnn seed 0"]
+
+
 def test_each_training_runs_in_as_many_processes_as_the_file_says(write, tmp_path):
     alone, two = (read_plan(write(**changes)).runs(["cnn"])[0] for changes in ({}, {"processes": 2}))
     assert alone.fingerprint() != two.fingerprint()  # BatchNorm sees half of the images
@@ -97,6 +103,7 @@ def test_fingerprint_is_of_what_decides_a_result(write, tmp_path):
         (dict(models={"a/b": "hybrid.py"}), "models is names"),
         (dict(models=dict(cnn=dict(file="hybrid.py"))), "model cnn is a config file"),
         (dict(models=dict(cnn=dict(config="hybrid.py", seed=1))), "model cnn: unknown key 'seed'"),
+        (dict(models=dict(cnn=dict(config="hybrid.py", seeds=[2]))), "model cnn are some of [0, 1], not [2]"),
         (dict(models=dict(cnn="cnn.py")), "the config of model cnn is not there"),
         (dict(reference="vit"), "reference 'vit' is none of the models hybrid, cnn"),
     ],
