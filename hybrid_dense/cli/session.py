@@ -87,8 +87,9 @@ def read_config(path: Path) -> Config:
         raise CommandError(f"no config file {path}" + (f"; near it: {', '.join(near)}" if near else ""))
     try:
         return config_file.read_config(path)
-    # TypeError is mmengine's on a part that is a dict here and none in the base.
-    except (SyntaxError, TypeError) as error:
+    except SyntaxError as error:
+        raise CommandError(f"{path}, or a base of it, has an error of syntax: {error}") from error
+    except TypeError as error:  # mmengine's on a part that is a dict here and none in the base
         raise CommandError(f"{path}: {error}") from error
 
 

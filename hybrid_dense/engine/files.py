@@ -16,7 +16,7 @@ from pathlib import Path
 
 CHECKSUM_SUFFIX = ".sha256"
 CHECKPOINT_SUFFIX = ".pth"
-LOCK = ".training"
+LOCK = "training.lock"
 
 _TEMPORARY_SUFFIX = ".tmp-save"
 _REPLACED_SUFFIX = ".replaced"

@@ -61,13 +61,15 @@ class WindowPlan:
         grid = grid.reshape(batch, self.rows * window_h, self.columns * window_w, heads * channels)
         return grid if self.padding == (0, 0) else grid[:, : self.height, : self.width]
 
-    @kept
     def mask(self, batch: int, device: torch.device) -> Tensor | None:
         """Which keys are real tokens, (b · windows, 1, 1, window tokens) bool, or None where no window is padded."""
-        if self.padding == (0, 0):
-            return None
-        real = torch.ones(1, self.height, self.width, 1, dtype=torch.bool, device=device)
-        return self.split_heads(real, 1, 1)[0].repeat(batch, 1, 1, 1).transpose(2, 3)
+        return None if self.padding == (0, 0) else _real_tokens(self, batch, device)
+
+
+@kept
+def _real_tokens(plan: WindowPlan, batch: int, device: torch.device) -> Tensor:
+    real = torch.ones(1, plan.height, plan.width, 1, dtype=torch.bool, device=device)
+    return plan.split_heads(real, 1, 1)[0].repeat(batch, 1, 1, 1).transpose(2, 3)
 
 
 def _even_split(length: int, largest: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
+from hybrid_dense.engine.files import LOCK
 from hybrid_dense.engine.latest import find_latest
 
 IMAGES, BATCH = 8, 2
@@ -109,6 +110,6 @@ def build(
 
 
 def checkpoints(work_dir: Path) -> list[str]:
-    """What lies in the folder, without logs, dumped configs and checksums."""
-    left_out = (".py", ".sha256", ".json", ".log")
-    return sorted(path.name for path in work_dir.iterdir() if path.is_file() and path.suffix not in left_out)
+    """What lies in the folder, without logs, dumped configs, checksums and the lock."""
+    left_out = (".py", ".sha256", ".json", ".log", LOCK)
+    return sorted(path.name for path in work_dir.iterdir() if path.is_file() and not path.name.endswith(left_out))
