@@ -23,7 +23,7 @@ _REPLACED_SUFFIX = ".replaced"
 
 
 def hold(folder: Path, seconds: float = 5.0) -> int | None:
-    """Hold a folder for this process until it ends; returns the open lock, None where the file system has no locks.
+    """Hold a folder until the lock that is returned is closed or this process ends; None where there are no locks.
 
     A killed process holds nothing, and neither do the workers that it leaves behind.
 

@@ -117,7 +117,7 @@ MISTAKES = [
     ([DEMO, "--cfg-options", *SMALL, f"train_dataloader.dataset.metainfo.classes={CLASSES_BUT_ONE_MISSPELT}"],
      "'triangel'.*did you mean 'triangle'"),
     ([DEMO, "--cfg-options", *SMALL, "model.roi_head.bbox_head.num_classes=80"], "num_classes=80 .* 6 classes"),
-    (["broken.py"], r"broken\.py: .*syntax"),
+    (["broken.py"], r"broken\.py, .*syntax"),
     ([DEMO, "--epochs", "2", "--cfg-options", *SMALL, "train_cfg=None"], r"--epochs needs train_cfg\.max_epochs"),
     ([DEMO, "--auto-scale-lr", "--cfg-options", *SMALL, "auto_scale_lr=None"], "--auto-scale-lr needs auto_scale_lr"),
     ([DEMO, "--cfg-options", *SMALL, "train_dataloader.batch_size=9", "train_dataloader.drop_last=True"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,18 +69,23 @@ class AtomicCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = {key: _info(hub, f"best_ckpt_{key}") for key in self.key_indicators}
         # Not a deque of fixed length: while the new one is written, there is one more.
         self.keep_ckpt_ids = list(getattr(self, "keep_ckpt_ids", ()))
-        refusal = None
+        refusal, self._locks = None, []
         if self._is_local and is_main_process():
             try:
                 for folder in sorted({Path(self.out_dir), Path(runner.work_dir)}):
                     if folder.is_dir():
-                        files.hold(folder)
+                        self._locks.append(files.hold(folder))
                         files.clean_up(folder)
             except ValueError as error:
                 refusal = str(error)
         refusals = list(filter(None, all_gather_object(refusal)))
         if refusals:  # on every rank, or the others would wait
             raise ValueError(refusals[0])
+
+    def after_train(self, runner) -> None:
+        super().after_train(runner)
+        for lock in filter(None, self._locks):
+            os.close(lock)
 
     def save_now(self, runner, finished: int | None = None) -> Path:
         """Save a checkpoint in the middle of an epoch, as ``iter_<finished iterations>.pth``; returns its path.
