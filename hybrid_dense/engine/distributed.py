@@ -144,7 +144,7 @@ def _some(names: list[str], limit: int = 8) -> str:
 
 def _no_store(address: str, seconds: float, error: Exception) -> str:
     if "EADDRINUSE" in str(error):
-        return f"{address} is taken by another program; start again, tools/dist_*.sh with PORT set to a free one"
+        return f"{address} is taken by another program; start again, under tools/dist_*.sh with PORT set to a free one"
     return f"rank 0 has not come: nobody answers at {address} after {seconds:.0f} s; started? reachable from here?"
 
 

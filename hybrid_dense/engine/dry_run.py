@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from hybrid_dense.engine.equip import type_name
+from hybrid_dense.engine.equip import ADDED, type_name
 from hybrid_dense.engine.memory import peak_memory
 
 ITERATIONS, BATCHES = 20, 10
@@ -26,9 +26,8 @@ ITERATIONS, BATCHES = 20, 10
 _ITERATIONS_TO_SETTLE, _BATCHES_TO_SETTLE = 5, 2
 # What saves, logs or waits for trouble. Everything else of a config may change what an iteration costs.
 _LEFT_OUT = (
-    *("SignalHook", "SicknessHook", "WatchdogHook", "BatchSizeHook", "BroadcastBuffersHook"),
-    "MetricsReportHook",
-    *("CheckpointHook", "LoggerHook"),  # beside the default ones
+    *ADDED,
+    *("MetricsReportHook", "CheckpointHook", "LoggerHook"),  # the last two beside the default ones
 )
 
 
