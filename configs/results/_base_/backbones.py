@@ -14,14 +14,14 @@ hybrid = dict(
     fusion_stages="late",
     global_attention="full",
 )
-serial = dict(hybrid, type="SerialResNeXtViT")
-parallel = dict(hybrid, type="ParallelResNeXtViT")
-# For CIFAR-10, whose images are small and whose epochs are long: basic blocks, whose 3×3 convolutions a CPU computes
-# fastest, a stem of 3×3 convolutions, and no drop path, as there are few epochs.
-small = dict(width=48, expansion=1)
-short = dict(drop_path_rate=0.0, deep_stem=True)
-small_cnn = dict(cnn, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 2, 1)), vit="pico"))
-small_vit = dict(vit, **short, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
-small_hybrid = dict(
-    hybrid, **short, variant=dict(cnn=dict(small, blocks=(1, 1, 1, 1)), vit=dict(dim=96, depth=4, heads=4))
+# The same of basic blocks, whose 3×3 convolutions a CPU computes fastest, behind a stem of 3×3 convolutions.
+basic = dict(width=48, expansion=1)
+basic_cnn = dict(cnn, deep_stem=True, variant=dict(cnn=dict(basic, blocks=(1, 1, 2, 1)), vit="pico"))
+basic_vit = dict(vit, deep_stem=True, variant=dict(cnn="rxnano", vit=dict(dim=184, depth=8, heads=4)))
+basic_hybrid = dict(
+    hybrid,
+    deep_stem=True,
+    variant=dict(cnn=dict(basic, blocks=(1, 1, 1, 1)), vit=dict(dim=96, depth=4, heads=4)),
 )
+serial = dict(basic_hybrid, type="SerialResNeXtViT")
+parallel = dict(basic_hybrid, type="ParallelResNeXtViT")

@@ -1,3 +1,3 @@
 # CamVid, the ViT alone.
 _base_ = ["../_base_/camvid.py", "../_base_/backbones.py"]
-model = dict(backbone=dict(_base_.vit, _delete_=True))
+model = dict(backbone=dict(_base_.basic_vit, _delete_=True))
