@@ -40,14 +40,14 @@ train_dataloader = dict(
 )
 val_dataloader = dict(num_workers=1, dataset=common)
 test_dataloader = val_dataloader
-epochs = 190
-train_cfg = dict(max_epochs=epochs, val_interval=19)
+epochs = 150
+train_cfg = dict(max_epochs=epochs, val_interval=15)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=epochs, T_max=epochs)]
 custom_hooks = [
     *_base_.custom_hooks,
     _base_.average,
-    dict(type="mmdet.PipelineSwitchHook", switch_epoch=162, switch_pipeline=later_pipeline),
+    dict(type="mmdet.PipelineSwitchHook", switch_epoch=132, switch_pipeline=later_pipeline),
 ]
 default_hooks = dict(logger=dict(interval=46, ignore_last=False), checkpoint=dict(interval=3, max_keep_ckpts=1))
 randomness = dict(seed=0)
