@@ -52,6 +52,8 @@ def test_it_is_one_file_of_under_40_lines():
 def test_the_config_makes_the_rule_known(config):
     assert "FilmFusion" in hybrid_dense.list_fusions()
     assert config.model.backbone.type == "ParallelResNeXtViT"
+    base = Config.fromfile(PROJECT / "configs/mask_rcnn_rx50_vit.py").custom_imports.imports
+    assert config.custom_imports.imports == [*base, "film_fusion"]
     assert config.model.backbone.fusion == dict(type="FilmFusion", direction="both")
 
 

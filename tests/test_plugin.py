@@ -1,8 +1,11 @@
 """A stranger's config, in a folder of its own, gets the hybrids by `custom_imports` alone."""
 
+import importlib.util
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +83,37 @@ def test_a_strangers_config_trains_a_step(tmp_path, scenes, host, text):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "trained 1 ParallelResNeXtViT" in done.stdout
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+(SNIPPET,) = re.findall(r"```python\n(_base_ = .*?)```", README, flags=re.DOTALL)
+BUILD = """
+import sys
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from {host}.utils import register_all_modules
+register_all_modules()
+with torch.device("meta"):
+    model = MODELS.build(Config.fromfile("config.py").model)
+print(type(model).__name__, type(model.backbone).__name__, model.backbone.out_channels)
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "base", "model"),
+    [
+        ("mmdet", "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "MaskRCNN"),
+        ("mmseg", "upernet/upernet_r50_4xb4-160k_ade20k-512x512.py", "EncoderDecoder"),
+    ],
+)
+def test_the_readmes_lines_over_a_config_of_the_host(tmp_path, host, base, model):
+    configs = Path(importlib.util.find_spec(host).origin).parent / ".mim/configs"
+    text = SNIPPET.replace("mask-rcnn_r50_fpn_1x_coco.py", str(configs / base))
+    if host == "mmseg":
+        text = text.replace("# pretrained=None", "pretrained=None")
+    (tmp_path / "config.py").write_text(text)
+    script = BUILD.format(host=host)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == f"{model} ParallelResNeXtViT (256, 512, 1024, 2048)"

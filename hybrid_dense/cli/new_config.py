@@ -2,12 +2,13 @@
 
   hybrid-dense new-config --coco train.json images/ --val val.json val_images/
   hybrid-dense new-config --voc VOCdevkit/VOC2007 --output voc.py
-  hybrid-dense new-config --masks images/ masks/ --classes sky road car --gpus 4
+  hybrid-dense new-config --masks images/ masks/ --classes sky road car --gpus 4 --pretrained
   hybrid-dense train voc.py
 
 Classes, image size, length, batch and learning rate come from the data. Without --val (or VOC's lists) a fifth of the
 images, always the same, is held out. What the hosts cannot read as it is, is written beside the config: VOC's boxes as
-COCO JSON (so the figure is COCO's mAP), label maps with the numbers 0, 1, … and 255.
+COCO JSON (so the figure is COCO's mAP), label maps with the numbers 0, 1, … and 255. Without --pretrained a model
+starts from random weights, with which a few thousand images do not go far.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", default=[], help="of label maps: names of 0, 1, …; or a file of names")
     parser.add_argument("--task", choices=TASKS, help="default: what the data is annotated for")
     parser.add_argument("--variant", default="rx50_vit_s", help="of the backbone; rxnano_vit_pico learns on a CPU")
+    parser.add_argument("--pretrained", action="store_true", help="start from ImageNet's weights (needs the network)")
     parser.add_argument("--gpus", type=int, default=1, help="that will train it; a CPU counts as one")
     parser.add_argument("--output", type=Path, help="the file to write (default: named after the data)")
 
@@ -42,8 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from hybrid_dense.data.formats.model import Losses
     from hybrid_dense.data.planning.recipe import choose
     from hybrid_dense.data.planning.text import compose
+    from hybrid_dense.weights.usual import usual_sources
 
     parse_variant(args.variant)
+    weights = usual_sources(args.variant) if args.pretrained else None
     if args.gpus < 1:
         raise CommandError(f"--gpus {args.gpus}: 1 is the least, and stands for a CPU too")
     output = free_output(args)
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     with all_or_nothing(output):
         plan = plan_of(args, output, losses)
         recipe = choose(plan.sizes, plan.splits["train"].images, plan.task, args.gpus)
-        output.write_text(compose(plan, recipe, args.variant, output, CONFIGS), encoding="utf-8")
+        output.write_text(compose(plan, recipe, args.variant, weights, output, CONFIGS), encoding="utf-8")
     for line in losses.lines(fields=False):
         print(f"note: {line}")
     counts = ", ".join(f"{split.images} images to {name}" for name, split in plan.splits.items())

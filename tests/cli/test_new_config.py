@@ -49,7 +49,7 @@ def write_config(*arguments) -> Config:
     lines = path.read_text().splitlines()
     cfg = Config.fromfile(path)
     names = len(cfg.classes)
-    assert len(lines) <= 40 or names > 20
+    assert len(lines) <= (55 if "--pretrained" in arguments else 40) or names > 20
     return cfg
 
 
@@ -204,6 +204,17 @@ def test_images_of_several_kinds_and_a_names_file(scenes, tmp_path):
         assert Path(dataset.data_prefix.seg_map_path, name + dataset.seg_map_suffix).is_file()
 
 
+def test_pretrained_starts_and_trains_as_the_pretrained_flagship(scenes, tmp_path):
+    data = ["--coco", scenes / "annotations/instances_train.json", scenes / "train"]
+    cfg = write_config(*data, "--pretrained", "--output", tmp_path / "from_weights.py")
+    flagship = Config.fromfile(CONFIGS / "mask_rcnn_rx50_vit_pretrained.py")
+    for name in ("frozen_stages", "norm_eval", "init_cfg", "variant"):
+        assert cfg.model.backbone[name] == flagship.model.backbone[name]
+    for name in ("constructor", "paramwise_cfg"):
+        assert cfg.optim_wrapper[name] == flagship.optim_wrapper[name]
+    assert max(map(len, (tmp_path / "from_weights.py").read_text().splitlines())) <= 120
+
+
 def test_base_files_are_relative_inside_the_project_only(tmp_path):
     from hybrid_dense.data.planning.text import written_from
 
@@ -233,6 +244,10 @@ def test_base_files_are_relative_inside_the_project_only(tmp_path):
         (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--classes", "a"], "own names"),
         (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--variant", "rx5"], "did you mean"),
         (["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--gpus", "0"], "1 is the least"),
+        (
+            ["--coco", "{scenes}/annotations/instances_train.json", "{scenes}/train", "--pretrained", *NANO],
+            "no usual weights for rxnano of rxnano_vit_pico; there are some for r18,",
+        ),
         (["--voc", "{scenes}"], "not in VOC's layout"),
         (["--masks", "{scenes}/train", "{scenes}/train_labels", "--classes", "fg"], "--classes background fg"),
         (["--coco", "{scenes}/train", "{scenes}/annotations/instances_train.json"], "(JSON) comes first"),

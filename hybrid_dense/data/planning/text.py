@@ -23,13 +23,19 @@ RUNTIMES = {"detect": "detection.py", "instance": "detection.py", "semantic": "s
 EVALUATORS = {"detect": 'metric=["bbox"]', "instance": 'metric=["bbox", "segm"]'}
 
 
-def compose(plan: Plan, recipe: Recipe, variant: str, output: Path, configs: Path) -> str:
-    """The config. ``configs`` is the project's folder of configs, ``output`` the file that it will be."""
+def compose(
+    plan: Plan, recipe: Recipe, variant: str, weights: dict[str, str] | None, output: Path, configs: Path
+) -> str:
+    """The config. ``configs`` is the project's folder of configs, ``output`` the file that it will be.
+
+    ``weights`` are the sources that the trunks ``cnn`` and ``vit`` start from; None is from scratch.
+    """
     nano = variant == NANO
     files = base_files(plan.task, nano, configs)
     schedule = Config.fromfile(files[-1])
     base_batch = schedule.get("auto_scale_lr", {}).get("base_batch_size", NANO_BATCH)
     base_rate = schedule.optim_wrapper.optimizer.lr
+    rate = recipe.learning_rate(base_rate, base_batch)
     train, val = plan.splits["train"], plan.splits["val"]
     steps = recipe.epochs * -(-train.images // recipe.total_batch)
     lines = [
@@ -39,7 +45,7 @@ def compose(plan: Plan, recipe: Recipe, variant: str, output: Path, configs: Pat
         "]",
         f"data_root = {quoted(str(plan.data_root).rstrip('/') + '/')}",
         *wrapped("classes = (", [quoted(name) for name in plan.classes], ")"),
-        f"model = dict(backbone=dict(variant={quoted(variant)}), {head(plan.task, nano, len(plan.classes))})",
+        *model(variant, weights, head(plan.task, nano, len(plan.classes))),
         *pipelines(plan.task, recipe),
         *wrapped("train_data = dict(", [*common(plan.task, "train"), *train.arguments], ")"),
         *wrapped("val_data = dict(", [*common(plan.task, "test"), *val.arguments], ")"),
@@ -49,7 +55,11 @@ def compose(plan: Plan, recipe: Recipe, variant: str, output: Path, configs: Pat
         *evaluators(plan.task, val.annotations),
         f"# {recipe.gpus} × {recipe.batch} images a step: the rate is {base_rate:g} × {recipe.total_batch} / "
         f"{base_batch} (linear rule), and follows if you change the batch.",
-        f"optim_wrapper = dict(optimizer=dict(lr={recipe.learning_rate(base_rate, base_batch):g}))",
+        *wrapped(
+            "optim_wrapper = dict(",
+            [f"optimizer=dict(lr={rate:g})", *(PRETRAINED_RATES if weights else [])],
+            ")",
+        ),
         f"auto_scale_lr = dict(enable=True, base_batch_size={recipe.total_batch})",
         f"# {recipe.epochs} epochs, {steps} steps: the fewer images, the more often each is seen.",
         f"train_cfg = dict(max_epochs={recipe.epochs}, val_interval={recipe.val_interval})",
@@ -61,6 +71,31 @@ def compose(plan: Plan, recipe: Recipe, variant: str, output: Path, configs: Pat
     return "\n".join(lines) + "\n"
 
 
+def model(variant: str, weights: dict[str, str] | None, head: str) -> list[str]:
+    if not weights:
+        return [f"model = dict(backbone=dict(variant={quoted(variant)}), {head})"]
+    return [
+        "# From ImageNet's weights; the CNN's first stage and all its statistics stay (docs/weights.md and rates.md).",
+        "model = dict(",
+        "    backbone=dict(",
+        f"        variant={quoted(variant)},",
+        "        frozen_stages=1,",
+        "        norm_eval=True,",
+        "        init_cfg=dict(",
+        '            type="TrunkPretrained",',
+        *(f"            {trunk}={quoted(source)}," for trunk, source in weights.items()),
+        "        ),",
+        "    ),",
+        f"    {head},",
+        ")",
+    ]
+
+
+# The ViT's rates fall by 0.7 a block, the CNN is at a tenth and falls by 0.95 a stage, as in the pretrained flagship.
+PRETRAINED_RATES = [
+    'constructor="HybridLayerDecay"',
+    "paramwise_cfg=dict(layer_decay=dict(cnn=0.95, vit=0.7), cnn=0.1)",
+]
 SAMPLER = 'sampler=dict(type="DefaultSampler", shuffle=True)'
 
 
