@@ -125,6 +125,7 @@ def measure_step(
         before = resident_bytes()
     step()
     if device == "cuda":
+        torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

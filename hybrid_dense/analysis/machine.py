@@ -112,10 +112,3 @@ def limit_memory(device: torch.device, size: int) -> None:
     else:
         # Linux counts private writable memory under this limit; virtual, so what is held is not all that is counted.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_status("VmData") + size, resource.RLIM_INFINITY))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: the GPU's, the CPU allocator's or Python's."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "bad_alloc" in str(error))

@@ -98,10 +98,12 @@ def measure_speed(args: argparse.Namespace) -> int:
     from hybrid_dense.cli.benchmark_memory import memory_measurer
     from hybrid_dense.cli.benchmark_report import GIB, progress_bar, report
     from hybrid_dense.engine.allocator import keep_freed_memory
+    from hybrid_dense.engine.precision import use_tf32
 
     hybrid_dense.register_all_modules()
     device, dtype = choose_device(args.device), None
     dtype = choose_dtype(args.dtype, device)
+    use_tf32(True)  # as training does
     if args.threads:
         torch.set_num_threads(args.threads)
     if device.type == "cpu":

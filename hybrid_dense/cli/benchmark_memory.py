@@ -11,14 +11,14 @@ import torch
 
 import hybrid_dense
 from hybrid_dense.analysis.benchmark import DoesNotFit
-from hybrid_dense.analysis.machine import is_out_of_memory, limit_memory
+from hybrid_dense.analysis.machine import limit_memory
 from hybrid_dense.analysis.startup import last_line
 from hybrid_dense.analysis.subjects import Subject
 from hybrid_dense.analysis.workload import measure_memory
 from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.benchmark import build_workload, register_scope
 from hybrid_dense.engine.allocator import keep_freed_memory
-from hybrid_dense.engine.memory import available_memory
+from hybrid_dense.engine.memory import available_memory, is_out_of_memory
 
 
 def memory_measurer(subjects: list, workloads: dict, order: dict, bar, task):

@@ -14,12 +14,12 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from hybrid_dense.analysis.machine import is_out_of_memory
 from hybrid_dense.cli import CommandError
 from hybrid_dense.cli.durations import duration
 from hybrid_dense.cli.session import build_runner, resume_from
 from hybrid_dense.cli.training_head import COURSE, TrainingHead
 from hybrid_dense.engine.dry_run import ITERATIONS, DryRun, dry_run_config, take_first_iterations
+from hybrid_dense.engine.memory import is_out_of_memory
 from hybrid_dense.engine.stop import TERMINATED, TrainingStopped
 
 # What would end the process where it stands.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.runner import Runner
@@ -25,6 +27,7 @@ from hybrid_dense.engine.rehearsal import rehearsal_config
 from hybrid_dense.report.lr_sweep import save_lr_sweep
 
 BATCH_FILE = "auto_batch.json"
+SEARCH_LIMIT = timedelta(hours=1)
 
 
 def build_rehearsal(cfg: Config) -> Runner:
@@ -46,9 +49,11 @@ def choose_batch(cfg: Config, keep: bool = True) -> None:
     """
     file = Path(cfg.work_dir) / BATCH_FILE
     batch = [None]
+    # The search may take longer than nccl waits.
+    patient = dist.new_group(backend="gloo", timeout=SEARCH_LIMIT) if get_world_size() > 1 else None
     if get_rank() == 0:
         batch = [_read_batch(cfg, file) if cfg.get("resume") else _search_batch(cfg, file if keep else None)]
-    broadcast_object_list(batch)
+    broadcast_object_list(batch, group=patient)
     cfg.train_dataloader.batch_size = batch[0]
     _say(describe_rate(cfg))
 

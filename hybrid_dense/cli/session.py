@@ -176,6 +176,8 @@ def read_slurm_environment() -> None:
     if missing:
         raise CommandError(f"--launcher slurm needs {', '.join(missing)}; start it through tools/slurm_train.sh")
     os.environ.update({name: os.environ[source] for name, source in names.items()})
+    if torch.cuda.device_count() == 1:
+        os.environ["LOCAL_RANK"] = "0"  # Slurm shows each of a machine's tasks its own GPU only
 
 
 def trust_checkpoints(cfg: Config, resume: str | None) -> None:

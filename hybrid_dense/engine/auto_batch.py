@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from hybrid_dense.engine.memory import available_memory, peak_memory
+from hybrid_dense.engine.memory import available_memory, is_out_of_memory, peak_memory
 from hybrid_dense.engine.rehearsal import begin, rehearsal_config
 
 HEAD_ROOM = 0.15
@@ -246,7 +246,11 @@ class _Steps:
                 # Preprocessors pad masks in place.
                 samples = [deepcopy(self.samples[index % len(self.samples)]) for index in range(batch)]
                 self.model.train_step(self.loader.collate_fn(samples), optim_wrapper=self.wrapper)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            # Where one image already ends in cuDNN's vague words, it may as well lack a kernel.
+            vague = batch == 1 and not isinstance(error, torch.OutOfMemoryError)
+            if not cuda or vague or not is_out_of_memory(error):
+                raise
             return None
         return torch.cuda.max_memory_reserved() if cuda else peak_memory()
 

@@ -6,6 +6,8 @@ import resource
 import sys
 from pathlib import Path
 
+import torch
+
 _UNLIMITED = 2**60  # cgroup v1 writes a number near 2^63 for "no limit"
 
 
@@ -28,6 +30,17 @@ def peak_memory() -> int:
             return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+# How the CPU's allocator, Python's and those of cuDNN and cuBLAS say it; the last two raise no OutOfMemoryError.
+_OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "unable to find an engine", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: the GPU's, the CPU allocator's or Python's."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _left_by_groups(root: Path) -> list[int]:

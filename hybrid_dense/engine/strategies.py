@@ -64,10 +64,13 @@ def set_strategy(cfg: Config, name: str, on_gpu: bool) -> None:
 
 
 def _ddp(cfg: Config, on_gpu: bool) -> dict:
-    # The config's own wrapper, else mmengine's; its default asks for a GPU.
-    wrapper = dict(
-        dict(type="MMDistributedDataParallel", broadcast_buffers=False), **(cfg.get("model_wrapper_cfg") or {})
+    # The config's own wrapper, else mmengine's; its default asks for a GPU, and its strategies do not read the key.
+    default = dict(
+        type="MMDistributedDataParallel",
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
+    wrapper = {**default, **(cfg.get("model_wrapper_cfg") or {})}
     return dict(type="ReplicateStrategy", sync_bn=cfg.get("sync_bn"), model_wrapper=wrapper)
 
 

@@ -44,7 +44,10 @@ class OverlappedEvaluator(Evaluator):
 
     def __enter__(self) -> OverlappedEvaluator:
         if self.ahead:
-            self._thread = ThreadPoolExecutor(1, "metrics")
+            # A thread starts out on the first GPU, and going back to its stream would take memory there.
+            device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+            begin = dict(initializer=torch.cuda.set_device, initargs=(device,)) if device is not None else {}
+            self._thread = ThreadPoolExecutor(1, "metrics", **begin)
         return self
 
     def __exit__(self, *exception) -> None:

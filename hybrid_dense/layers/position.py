@@ -16,8 +16,11 @@ def resample_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample a position grid, (1, d, h, w) to (1, d, *size), bicubic with antialiasing as timm does."""
     if tuple(positions.shape[-2:]) == tuple(size):
         return positions
-    resampled = F.interpolate(positions.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    return resampled.to(positions.dtype)
+    source = positions.float()
+    if source.is_cuda and torch.are_deterministic_algorithms_enabled():
+        source = source.cpu()  # CUDA's gradient of it is not deterministic, and torch refuses it; the table is small
+    resampled = F.interpolate(source, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return resampled.to(positions)
 
 
 @kept

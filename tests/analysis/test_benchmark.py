@@ -22,7 +22,7 @@ from hybrid_dense.analysis.benchmark import (
     time_interleaved,
 )
 from hybrid_dense.analysis.complexity import count_flops, count_parameters
-from hybrid_dense.analysis.machine import GEMM_SIDES, Gemm, MemoryMeter, describe_machine, is_out_of_memory, state_bytes
+from hybrid_dense.analysis.machine import GEMM_SIDES, Gemm, MemoryMeter, describe_machine, state_bytes
 from hybrid_dense.analysis.pipeline import Stopwatch, hand_over, time_loader, time_pipeline
 from hybrid_dense.analysis.startup import time_command, time_until
 from hybrid_dense.analysis.structure import describe_parts
@@ -402,20 +402,6 @@ def test_memory_of_a_step_is_beside_that_of_the_weights(backbone, mode):
     else:
         assert step > 4 * 3 * 320**2
         assert 2 * weights < state < 2.1 * weights  # gradients as large as the weights
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
-        (RuntimeError("sizes do not match"), False),
-        (ValueError("can't allocate memory"), False),
-    ],
-)
-def test_which_errors_mean_that_memory_ran_out(error, expected):
-    assert is_out_of_memory(error) is expected
 
 
 def test_the_matrix_product_counts_two_operations_a_multiply_add(monkeypatch):

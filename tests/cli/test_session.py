@@ -134,3 +134,7 @@ def test_slurm_tells_torch_who_is_who(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "29500")
     read_slurm_environment()
     assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["5", "16", "1"]
+    # `--gpus-per-task=1`: each task of a machine sees its own GPU and calls it 0.
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    read_slurm_environment()
+    assert os.environ["LOCAL_RANK"] == "0"

@@ -109,6 +109,16 @@ def test_what_a_strategy_cannot_do_is_one_line(name, options, message):
         set_strategy(Config(options), name, on_gpu=True)
 
 
+@pytest.mark.parametrize("unused", [False, True])
+def test_ddp_by_name_waits_for_unused_parameters_as_the_config_says(unused):
+    cfg = Config(dict(find_unused_parameters=True) if unused else {})
+    set_strategy(cfg, "ddp", on_gpu=True)
+    assert cfg.strategy.model_wrapper.find_unused_parameters is unused
+    cfg = Config(dict(find_unused_parameters=True, model_wrapper_cfg=dict(find_unused_parameters=False)))
+    set_strategy(cfg, "ddp", on_gpu=True)
+    assert cfg.strategy.model_wrapper.find_unused_parameters is False
+
+
 def test_a_strategy_without_a_launcher_names_the_launcher(capsys):
     assert main(["train", "my.py", "--strategy", "fsdp"]) == 2
     error = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,6 +159,18 @@ def test_what_cannot_be_traced_goes_on_uncompiled_with_one_line(said):
     assert len(graphs) == 1  # the neck's
     (line,) = said
     assert line.startswith("backbone runs uncompiled: ") and "data-dependent" in line and "\n" not in line
+
+
+def test_what_takes_statistics_over_all_gpus_is_left_out_and_the_mend_is_named():
+    model = Model().train()
+    model.backbone = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.backbone.modules())
+    warned, told = [], []
+    logger = SimpleNamespace(warning=warned.append, info=told.append)
+    compile_hook.CompileHook("eager").before_train(SimpleNamespace(model=model, logger=logger))
+    assert told == ["torch.compile (eager) of: neck; the first steps take minutes"]
+    (line,) = warned
+    assert line.startswith("backbone runs uncompiled: ") and "--cfg-options sync_bn=None" in line
 
 
 def test_a_compiler_that_fails_is_no_end_of_the_training(model, said):

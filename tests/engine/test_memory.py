@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hybrid_dense.engine.memory import available_memory, peak_memory
+from hybrid_dense.engine.memory import available_memory, is_out_of_memory, peak_memory
 
 GIB = 2**30
 
@@ -71,3 +71,19 @@ def test_the_peak_of_a_child_is_not_that_of_its_parent():
     code = "from hybrid_dense.engine.memory import peak_memory; print(peak_memory())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(child.stdout.split()[-1]) < peak_memory() - held.nbytes // 2
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("sizes do not match"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_which_errors_mean_that_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) is expected

@@ -178,6 +178,19 @@ def test_an_interrupted_network_leaves_no_thread_and_no_waiting_batch(tmp_path):
     assert watched.results == [0] and waiting[1].cancelled() and not threads()
 
 
+def test_the_metrics_thread_stands_on_the_networks_gpu(monkeypatch):
+    """A thread starts out on the first one, where its process would then hold memory for nothing."""
+    chosen = []
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: None)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: chosen.append((device, threads())))
+    with OverlappedEvaluator(Evaluator([Watched()])) as evaluator:
+        evaluator.process([], dict(number=[]))
+    ((device, at_work),) = chosen
+    assert device == 3 and at_work
+
+
 def test_hooks_may_change_the_samples_afterwards():
     """A hook that draws or shortens a sample after the iteration does not reach what the metric sees."""
     inner = Evaluator([Watched()])

@@ -44,6 +44,11 @@ class CompileHook(Hook):
 
     def before_train(self, runner) -> None:
         parts = compile_modules(unwrap(runner.model), **self.options)
+        for name in skipped_parts(unwrap(runner.model)):
+            runner.logger.warning(
+                f"{name} runs uncompiled: torch.compile cannot trace SyncBatchNorm; "
+                f"--cfg-options sync_bn=None lets each GPU take its own statistics"
+            )
         found = ", ".join(parts) if parts else "nothing: the model has neither a backbone nor a neck"
         runner.logger.info(f"torch.compile ({self.options['backend']}) of: {found}; the first steps take minutes")
 
@@ -53,10 +58,24 @@ def compile_modules(model: nn.Module, **options) -> list[str]:
 
     Each is compiled when it first runs. Calling it again changes the options.
     """
-    names = [name for name, _ in model.named_modules() if _COMPILED.search(name)]
+    skipped = skipped_parts(model)
+    names = [name for name in _named(model) if name not in skipped]
     for name in names:
         exchange_forward(model.get_submodule(name), partial(_CompiledForward, name, options))
     return names
+
+
+def skipped_parts(model: nn.Module) -> list[str]:
+    """Backbones and necks that hold a SyncBatchNorm, whose function torch.compile cannot trace."""
+    return [
+        name
+        for name in _named(model)
+        if any(isinstance(module, nn.SyncBatchNorm) for module in model.get_submodule(name).modules())
+    ]
+
+
+def _named(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_modules() if _COMPILED.search(name)]
 
 
 class _CompiledForward:

@@ -112,6 +112,8 @@ class SicknessHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self.last_images = image_paths(data_batch)
+        if self.guarded and outputs:
+            _read_at_once(outputs)
         losses = {name: torch.as_tensor(value).detach() for name, value in (outputs or {}).items() if _is_number(value)}
         self.steps.append(_Step(runner.iter + 1, data_batch, losses))
         if self.found is not None:
@@ -237,6 +239,14 @@ def _reason(sick: list[dict], found: dict, iteration: int) -> str:
     where = found["parameters"][-1] if found["parameters"] else "their sum"
     count = f"{len(found['parameters'])} of {found['all_parameters']} parameters"
     return f"the losses are finite, but not the gradients of {count}, such as {where}, at iteration {iteration}"
+
+
+def _read_at_once(outputs: dict) -> None:
+    """Bring all single values to the CPU together, in place: each on its own would wait for the GPU."""
+    singles = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.numel() == 1}
+    if singles:
+        values = torch.stack([value.detach().reshape(()).float() for value in singles.values()]).cpu()
+        outputs.update(zip(singles, values, strict=True))
 
 
 def _is_number(value) -> bool:
