@@ -88,7 +88,6 @@ def test_a_strangers_config_trains_a_step(tmp_path, scenes, host, text):
 README = (Path(__file__).parents[1] / "README.md").read_text()
 (SNIPPET,) = re.findall(r"```python\n(_base_ = .*?)```", README, flags=re.DOTALL)
 BUILD = """
-import sys
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS

@@ -190,9 +190,7 @@ def test_the_bad_part_of_an_accumulated_step_is_named(tmp_path):
 
 
 def test_the_log_stays_finite_where_an_accumulated_part_is_bad(tmp_path):
-    runner = training.build(
-        tmp_path, marks=NAN, hooks=[hook(on_nonfinite="skip")], wrapper=dict(accumulative_counts=3)
-    )
+    runner = training.build(tmp_path, marks=NAN, hooks=[hook(on_nonfinite="skip")], wrapper=dict(accumulative_counts=3))
     runner.train()
     assert torch.isfinite(torch.tensor(runner.message_hub.get_scalar("train/loss").data[0])).all()
 

@@ -71,9 +71,10 @@ def compose(
     return "\n".join(lines) + "\n"
 
 
-def model(variant: str, weights: dict[str, str] | None, head: str) -> list[str]:
+def model(variant: str, weights: dict[str, str] | None, heads: str) -> list[str]:
+    """The model's difference to its base file, whose ``heads`` are given."""
     if not weights:
-        return [f"model = dict(backbone=dict(variant={quoted(variant)}), {head})"]
+        return [f"model = dict(backbone=dict(variant={quoted(variant)}), {heads})"]
     return [
         "# From ImageNet's weights; the CNN's first stage and all its statistics stay (docs/weights.md and rates.md).",
         "model = dict(",
@@ -86,7 +87,7 @@ def model(variant: str, weights: dict[str, str] | None, head: str) -> list[str]:
         *(f"            {trunk}={quoted(source)}," for trunk, source in weights.items()),
         "        ),",
         "    ),",
-        f"    {head},",
+        f"    {heads},",
         ")",
     ]
 
