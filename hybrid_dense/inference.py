@@ -279,7 +279,10 @@ def _choose_device(device: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"device {device!r} is unknown; write cpu, cuda, cuda:1 or auto") from None
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
-        raise ValueError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} usable GPUs")
+        raise ValueError(
+            f"device {device!r} is not there: this machine has {torch.cuda.device_count()} usable GPUs; "
+            f"write auto or cpu"
+        )
     return chosen
 
 
